@@ -1,0 +1,5 @@
+//! Moves tables and their changes out of PlanetScale, Vitess and MySQL into DuckDB and SQLite, from inside a program.
+
+mod error;
+
+pub use error::{Error, ErrorKind, PositionFault, Result};
