@@ -1,0 +1,376 @@
+//! Changes of tables: what change capture yields and what a merge takes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::batch::{Batch, ColumnData};
+use crate::position::{Lsn, Vgtid};
+use crate::schema::{Column, ColumnType, Table};
+use crate::value::DateTime;
+use crate::{Error, Result};
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// The row is new, or was read by the snapshot; the columns hold the after image.
+    Insert,
+    /// The row has changed, but not its key; the columns hold the after image.
+    Update,
+    /// The row is gone; the columns hold the before image, of which only the key is certain.
+    Delete,
+}
+
+/// Where a row stands in the stream: the order of `(ordinal, row)` is the order of the changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Sequence {
+    pub(crate) ordinal: u64,
+    pub(crate) row: u32,
+}
+
+impl Sequence {
+    /// The largest row number within one ordinal; a commit with more rows takes the next ordinal.
+    pub(crate) const LAST_ROW: u32 = Lsn::MAX_ROW;
+
+    pub(crate) fn next(self) -> Result<Self> {
+        if self.row < Self::LAST_ROW {
+            return Ok(Self { row: self.row + 1, ..self });
+        }
+        match self.ordinal.checked_add(1) {
+            Some(ordinal) => Ok(Self { ordinal, row: 0 }),
+            None => Err(Error::protocol("the stream has more commits than an ordinal of 64 bits can count")),
+        }
+    }
+}
+
+/// Changes of one table, in the stream's order.
+#[derive(Debug, Clone)]
+pub struct TableChanges {
+    rows: Batch,
+    ops: Vec<Op>,
+    sequences: Vec<Sequence>,
+    committed_at: Vec<DateTime>,
+    /// The position after a commit, on the commit's last row of this table.
+    payloads: BTreeMap<usize, Arc<str>>,
+    /// Columns that a row image did not carry: the stored value stays.
+    absent: BTreeMap<usize, Vec<usize>>,
+}
+
+impl TableChanges {
+    pub(crate) fn new(table: Arc<Table>) -> Self {
+        Self {
+            rows: Batch::new(table),
+            ops: Vec::new(),
+            sequences: Vec::new(),
+            committed_at: Vec::new(),
+            payloads: BTreeMap::new(),
+            absent: BTreeMap::new(),
+        }
+    }
+
+    /// The table that was changed, under the source's name.
+    pub fn table(&self) -> &Arc<Table> {
+        self.rows.table()
+    }
+
+    /// The row images, one for each change.
+    pub fn rows(&self) -> &Batch {
+        &self.rows
+    }
+
+    /// What happened to each row.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The number of changes.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// When the change at `row` was committed, in UTC, to the second; for rows of the snapshot, when the snapshot was read.
+    ///
+    /// # Panics
+    /// If `row` is out of range.
+    pub fn committed_at(&self, row: usize) -> DateTime {
+        self.committed_at[row]
+    }
+
+    /// The text that stands in `_cdc_lsn` for the change at `row`.
+    ///
+    /// # Panics
+    /// If `row` is out of range.
+    pub fn lsn(&self, row: usize) -> String {
+        let mut text = String::with_capacity(32);
+        write_lsn(&mut text, self.sequences[row], self.payloads.get(&row).map(AsRef::as_ref));
+        text
+    }
+
+    /// Columns whose value the change at `row` did not carry; a destination keeps what it holds.
+    pub fn absent(&self, row: usize) -> &[usize] {
+        self.absent.get(&row).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn has_absent(&self) -> bool {
+        !self.absent.is_empty()
+    }
+
+    pub(crate) fn sequence(&self, row: usize) -> Sequence {
+        self.sequences[row]
+    }
+
+    /// Memory that the changes take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.rows.bytes() + self.ops.len() * (1 + 16 + 8) + self.payloads.values().map(|payload| payload.len() + 64).sum::<usize>()
+    }
+
+    pub(crate) fn push(&mut self, op: Op, sequence: Sequence, absent: Vec<usize>, fill: impl FnOnce(&mut [ColumnData]) -> Result<()>) -> Result<()> {
+        self.rows.push_row(fill)?;
+        if !absent.is_empty() {
+            self.absent.insert(self.ops.len(), absent);
+        }
+        self.ops.push(op);
+        self.sequences.push(sequence);
+        self.committed_at.push(DateTime::default());
+        Ok(())
+    }
+
+    /// Completes the rows from `from` on with what is known at their commit only.
+    pub(crate) fn commit(&mut self, from: usize, at: DateTime, payload: Option<&Arc<str>>) {
+        self.committed_at[from..].fill(at);
+        if let (Some(payload), true) = (payload, from < self.ops.len()) {
+            self.payloads.insert(self.ops.len() - 1, Arc::clone(payload));
+        }
+    }
+
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.rows.truncate(rows);
+        self.ops.truncate(rows);
+        self.sequences.truncate(rows);
+        self.committed_at.truncate(rows);
+        self.payloads.split_off(&rows);
+        self.absent.split_off(&rows);
+    }
+
+    /// Splits off the rows from `at` on.
+    pub(crate) fn split_off(&mut self, at: usize) -> Self {
+        let indexes: Vec<usize> = (at..self.len()).collect();
+        let rest = Self {
+            rows: self.rows.gather(&indexes),
+            ops: self.ops[at..].to_vec(),
+            sequences: self.sequences[at..].to_vec(),
+            committed_at: self.committed_at[at..].to_vec(),
+            payloads: self.payloads.range(at..).map(|(row, payload)| (row - at, Arc::clone(payload))).collect(),
+            absent: self.absent.range(at..).map(|(row, columns)| (row - at, columns.clone())).collect(),
+        };
+        self.truncate(at);
+        rest
+    }
+
+    /// The chosen rows as the destination stores them: the table's columns, then `_cdc_lsn`, `_cdc_deleted`, `_cdc_synced_at`.
+    pub(crate) fn to_stored(&self, stored: &Arc<Table>, rows: &[usize]) -> Result<Batch> {
+        let mut lsns = ColumnData::new(&ColumnType::Text { length: None });
+        let mut deleted = ColumnData::new(&ColumnType::Boolean);
+        let mut synced = ColumnData::new(&ColumnType::Timestamp { fraction: 6 });
+        let mut text = String::with_capacity(64);
+        for &row in rows {
+            text.clear();
+            write_lsn(&mut text, self.sequences[row], self.payloads.get(&row).map(AsRef::as_ref));
+            lsns.push_text(&text)?;
+            deleted.push_int(i64::from(self.ops[row] == Op::Delete))?;
+            synced.push_datetime(self.committed_at[row])?;
+        }
+        let whole = rows.len() == self.len() && rows.iter().copied().eq(0..self.len());
+        let batch = if whole { self.rows.clone() } else { self.rows.gather(rows) };
+        Ok(batch.with_columns(Arc::clone(stored), vec![lsns, deleted, synced]))
+    }
+}
+
+/// The column with the position of a row's last change.
+pub(crate) const LSN_COLUMN: &str = "_cdc_lsn";
+/// The column that says whether the row is deleted at the source.
+pub(crate) const DELETED_COLUMN: &str = "_cdc_deleted";
+/// The column with the time of a row's last change.
+pub(crate) const SYNCED_AT_COLUMN: &str = "_cdc_synced_at";
+
+/// The table as a destination of change capture stores it.
+pub(crate) fn stored_table(table: &Table) -> Table {
+    table.clone().with_columns([
+        Column::new(LSN_COLUMN, ColumnType::Text { length: None }, true),
+        Column::new(DELETED_COLUMN, ColumnType::Boolean, true),
+        Column::new(SYNCED_AT_COLUMN, ColumnType::Timestamp { fraction: 6 }, true),
+    ])
+}
+
+/// Prints `_cdc_lsn`: see [`Lsn`]. Written out by hand because it runs once for each row.
+pub(crate) fn write_lsn(text: &mut String, sequence: Sequence, payload: Option<&str>) {
+    let mut digits = *b"00000000000000000000:000000:";
+    let mut ordinal = sequence.ordinal;
+    for digit in digits[..20].iter_mut().rev() {
+        *digit += (ordinal % 10).to_le_bytes()[0];
+        ordinal /= 10;
+    }
+    let mut row = sequence.row;
+    for digit in digits[21..27].iter_mut().rev() {
+        *digit += (row % 10).to_le_bytes()[0];
+        row /= 10;
+    }
+    text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
+    text.push_str(payload.unwrap_or("-"));
+}
+
+/// One thing that happened to a table.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Change {
+    /// Rows were inserted, updated or deleted.
+    Rows(TableChanges),
+    /// Every row that was there before is gone: `TRUNCATE`.
+    Truncated {
+        /// The table, under the source's name.
+        table: Arc<Table>,
+        /// The text that stands in `_cdc_lsn` for this change.
+        lsn: String,
+        /// When it was committed, in UTC.
+        at: DateTime,
+    },
+    /// A new copy of the table is complete: rows whose `_cdc_lsn` is smaller than `before` do not exist at the source any more.
+    Swept {
+        /// The table, under the source's name.
+        table: Arc<Table>,
+        /// The first position of the new copy.
+        before: String,
+        /// The text that stands in `_cdc_lsn` for this change.
+        lsn: String,
+        /// When the copy was complete, in UTC.
+        at: DateTime,
+    },
+    /// The table has columns that it did not have before; the rows that follow carry them.
+    Columns {
+        /// The table as it is from here on.
+        table: Arc<Table>,
+        /// For each new column, the value that rows written before hold: as MySQL prints it, or `None` for NULL.
+        added: Vec<(Column, Option<String>)>,
+    },
+}
+
+impl Change {
+    /// The table that was changed, under the source's name.
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Rows(changes) => changes.table(),
+            Self::Truncated { table, .. } | Self::Swept { table, .. } | Self::Columns { table, .. } => table,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Rows(changes) => changes.bytes(),
+            _ => 256,
+        }
+    }
+}
+
+/// How far one table has come: what the next run resumes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    pub(crate) table: String,
+    pub(crate) phase: CopyPhase,
+    pub(crate) position: Vgtid,
+    /// The ordinal of the last commit that this covers, whether it touched the table or not.
+    pub(crate) ordinal: u64,
+}
+
+impl Checkpoint {
+    /// The table, under the source's name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The VGTID to resume from, with the last PKs of a copy that is under way.
+    pub fn position(&self) -> &Vgtid {
+        &self.position
+    }
+
+    /// Whether the table's copy is complete.
+    pub fn is_copied(&self) -> bool {
+        matches!(self.phase, CopyPhase::Copied)
+    }
+
+    /// The position as the text of an `_cdc_lsn`.
+    pub fn lsn(&self) -> Lsn {
+        Lsn::new(self.ordinal).with_payload(self.position.clone())
+    }
+}
+
+/// Whether a table is still being copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CopyPhase {
+    /// Shards in `done` have sent all their rows. `sweep` is the first ordinal of a copy on top of older rows: what it does not touch is
+    /// gone at the source.
+    Copying { done: Vec<String>, sweep: Option<u64> },
+    Copied,
+}
+
+/// A piece of the stream that is to be written in one transaction.
+#[derive(Debug, Clone)]
+pub struct ChangeBatch {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    pub(crate) complete: bool,
+    pub(crate) caught_up: bool,
+}
+
+impl ChangeBatch {
+    /// What happened, table by table; the changes of one table are in the stream's order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// How far every table has come once this batch is written.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
+    /// Whether the batch ends with a commit. A transaction that is larger than the memory allowed comes in several batches, of which only
+    /// the last is complete: nothing before it may become visible.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether every table has reached the stop position of the run; only the last batch says so.
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    /// Memory that the changes take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.changes.iter().map(Change::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lsn_text_has_fixed_width_numbers() {
+        let mut text = String::new();
+        write_lsn(&mut text, Sequence { ordinal: 42, row: 7 }, None);
+        assert_eq!(text, "00000000000000000042:000007:-");
+        text.clear();
+        write_lsn(&mut text, Sequence { ordinal: u64::MAX, row: 999_999 }, Some("abc"));
+        assert_eq!(text, "18446744073709551615:999999:abc");
+    }
+
+    #[test]
+    fn a_commit_with_more_rows_takes_the_next_ordinal() {
+        let last = Sequence { ordinal: 1, row: Sequence::LAST_ROW };
+        assert_eq!(last.next().unwrap(), Sequence { ordinal: 2, row: 0 });
+        assert!(Sequence { ordinal: u64::MAX, row: Sequence::LAST_ROW }.next().is_err());
+    }
+}
