@@ -1,8 +1,12 @@
 //! Moves tables and their changes out of PlanetScale, Vitess and MySQL into DuckDB and SQLite, from inside a program.
 
 mod error;
+mod gtid;
+mod position;
 // The event decoder of the feature `vstream` reads what positions do not need: packed numbers, other wire types.
 #[allow(dead_code)]
 mod wire;
 
 pub use error::{Error, ErrorKind, PositionFault, Result};
+pub use gtid::{GtidSet, ServerUuid};
+pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
