@@ -128,7 +128,13 @@ impl TableChanges {
         self.rows.bytes() + self.ops.len() * (1 + 16 + 8) + self.payloads.values().map(|payload| payload.len() + 64).sum::<usize>()
     }
 
-    pub(crate) fn push(&mut self, op: Op, sequence: Sequence, absent: Vec<usize>, fill: impl FnOnce(&mut [ColumnData]) -> Result<()>) -> Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        op: Op,
+        sequence: Sequence,
+        absent: Vec<usize>,
+        fill: impl FnOnce(&mut [ColumnData]) -> Result<()>,
+    ) -> Result<()> {
         self.rows.push_row(fill)?;
         if !absent.is_empty() {
             self.absent.insert(self.ops.len(), absent);
@@ -256,6 +262,13 @@ pub enum Change {
         /// For each new column, the value that rows written before hold: as MySQL prints it, or `None` for NULL.
         added: Vec<(Column, Option<String>)>,
     },
+    /// The table cannot be followed any further; its checkpoint stays where it was before.
+    Ended {
+        /// The table, under the source's name.
+        table: Arc<Table>,
+        /// Why: for DROP and RENAME it names the statement.
+        error: Arc<Error>,
+    },
 }
 
 impl Change {
@@ -263,7 +276,7 @@ impl Change {
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Rows(changes) => changes.table(),
-            Self::Truncated { table, .. } | Self::Swept { table, .. } | Self::Columns { table, .. } => table,
+            Self::Truncated { table, .. } | Self::Swept { table, .. } | Self::Columns { table, .. } | Self::Ended { table, .. } => table,
         }
     }
 
@@ -312,7 +325,10 @@ impl Checkpoint {
 pub(crate) enum CopyPhase {
     /// Shards in `done` have sent all their rows. `sweep` is the first ordinal of a copy on top of older rows: what it does not touch is
     /// gone at the source.
-    Copying { done: Vec<String>, sweep: Option<u64> },
+    Copying {
+        done: Vec<String>,
+        sweep: Option<u64>,
+    },
     Copied,
 }
 

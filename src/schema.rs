@@ -17,6 +17,7 @@
 
 use std::fmt;
 
+use crate::batch::ColumnData;
 use crate::{Error, ErrorKind, Result};
 
 /// The name of a table at a destination, with the schema it lies in where the destination has schemas.
@@ -133,6 +134,15 @@ impl Table {
             .iter()
             .position(|column| column.name == name)
             .or_else(|| self.columns.iter().position(|column| column.name.to_lowercase() == name.to_lowercase()))
+    }
+
+    /// The same table with another type for one column.
+    #[must_use]
+    pub(crate) fn with_column_type(mut self, index: usize, column_type: ColumnType) -> Self {
+        if let Some(column) = self.columns.get_mut(index) {
+            column.column_type = column_type;
+        }
+        self
     }
 
     /// The same table with more columns at its end.
@@ -261,10 +271,13 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
-    /// Reads MySQL's `COLUMN_TYPE`, as it stands in `information_schema.columns` and in VStream's FIELD event.
-    ///
-    /// `binary` says whether text-like types hold bytes (collation id 63); MySQL's own names tell `BLOB` from `TEXT`, but VStream gives
-    /// text with a `_bin` collation the wire type of bytes, so the caller decides by the collation.
+    /// Whether values of both types lie in the same kind of memory, so that a column can go on after its declaration has changed.
+    pub(crate) fn is_stored_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(ColumnData::new(self).values()) == std::mem::discriminant(ColumnData::new(other).values())
+    }
+
+    /// Reads MySQL's `COLUMN_TYPE`, as it stands in `information_schema.columns` and in VStream's FIELD event. Unlike VStream's wire type,
+    /// which is that of bytes for text with a `_bin` collation, it always tells text from bytes.
     pub(crate) fn parse(declared: &str) -> Result<Self> {
         let mut lexer = Lexer { rest: declared.trim() };
         let name = lexer.word().to_ascii_lowercase();

@@ -395,7 +395,13 @@ pub(crate) mod encode {
 
     pub(crate) type Image<'a> = &'a [Option<&'a [u8]>];
 
-    pub(crate) fn row(keyspace: &str, shard: &str, table: &str, timestamp: u64, changes: &[(Option<Image<'_>>, Option<Image<'_>>)]) -> Vec<u8> {
+    pub(crate) fn row(
+        keyspace: &str,
+        shard: &str,
+        table: &str,
+        timestamp: u64,
+        changes: &[(Option<Image<'_>>, Option<Image<'_>>)],
+    ) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.bytes_field(1, format!("{keyspace}.{table}").as_bytes());
         for (before, after) in changes {

@@ -1,0 +1,470 @@
+//! Row images into columns, by the FIELD event that came before them.
+//!
+//! Copy and stream send the same value in different forms (`0.50` and `.50`, `00000042` and `42`, `3.99` and `3.99E+00`): what is stored
+//! depends on the declared type alone. Nothing is turned into NULL: a value that does not parse is an error.
+
+use crate::batch::ColumnData;
+use crate::schema::{Column, ColumnType, Table};
+use crate::source::vstream::event::{FieldColumn, FieldEvent, RowImage};
+use crate::value::{DateTime, Time};
+use crate::{Error, ErrorKind, Result};
+
+/// How the rows of one table on one shard are to be read.
+#[derive(Debug)]
+pub(crate) struct FieldPlan {
+    /// One for each field, in the order of the event.
+    fields: Vec<PlannedField>,
+    /// For each column of the table, the field that fills it; `None` where this shard does not have the column.
+    sources: Vec<Option<usize>>,
+    /// The fields of the primary key, in the key's order.
+    key: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct PlannedField {
+    name: String,
+    column_type: ColumnType,
+    charset: Charset,
+    /// ENUM and SET come as index and mask in the stream, and as strings in the copy.
+    ordinals_in_stream: bool,
+}
+
+/// What a FIELD event means for the table as it is known.
+#[derive(Debug)]
+pub(crate) struct FieldDifference {
+    /// Columns that the table does not have yet.
+    pub(crate) added: Vec<Column>,
+    /// Columns whose declared type is another one now: index and new type.
+    pub(crate) retyped: Vec<(usize, ColumnType)>,
+}
+
+/// Compares a FIELD event with the table.
+pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifference> {
+    let mut difference = FieldDifference { added: Vec::new(), retyped: Vec::new() };
+    for field in &event.fields {
+        // The tablet makes such names up when the binary log and its schema disagree: any label would be a guess.
+        if field.name.starts_with('@') {
+            let message = format!(
+                "the server lost track of the columns of `{}` (it names one `{}`): rebuild it with full_refresh",
+                table.name(),
+                field.name
+            );
+            return Err(Error::new(ErrorKind::SchemaChange, message).with_table(table.name()));
+        }
+        let column_type = declared_type(field).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
+        match table.column_index(&field.name) {
+            None => difference.added.push(Column::new(&field.name, column_type, field.flags & NOT_NULL == 0)),
+            Some(index) if *table.columns()[index].column_type() != column_type => difference.retyped.push((index, column_type)),
+            Some(_) => {}
+        }
+    }
+    Ok(difference)
+}
+
+const NOT_NULL: u64 = 1;
+
+fn declared_type(field: &FieldColumn) -> Result<ColumnType> {
+    if field.column_type.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the server does not say what type column `{}` was declared with", field.name),
+        ));
+    }
+    ColumnType::parse(&field.column_type)
+}
+
+impl FieldPlan {
+    /// Plans for a table that has all columns of the event.
+    pub(crate) fn new(event: &FieldEvent, table: &Table) -> Result<Self> {
+        let mut fields = Vec::with_capacity(event.fields.len());
+        let mut sources = vec![None; table.columns().len()];
+        for (index, field) in event.fields.iter().enumerate() {
+            let named = |error: Error| error.with_table(table.name()).with_column(&field.name);
+            let column_type = declared_type(field).map_err(named)?;
+            let charset = match column_type {
+                ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } => Charset::of(field.charset).map_err(named)?,
+                _ => Charset::Utf8,
+            };
+            let slot = table.column_index(&field.name).and_then(|column| sources.get_mut(column));
+            match slot {
+                Some(slot @ None) => *slot = Some(index),
+                Some(Some(_)) => {
+                    return Err(Error::protocol(format!("a FIELD event names column `{}` twice", field.name)).with_table(table.name()));
+                }
+                None => return Err(Error::protocol(format!("column `{}` was not planned", field.name)).with_table(table.name())),
+            }
+            fields.push(PlannedField { name: field.name.clone(), column_type, charset, ordinals_in_stream: !event.enum_set_string_values });
+        }
+        let mut key = Vec::with_capacity(table.primary_key().len());
+        for &column in table.primary_key() {
+            key.push(sources[column].ok_or_else(|| {
+                let name = table.columns()[column].name();
+                let message =
+                    format!("key column `{name}` of `{}` is gone at the source: rebuild the table with full_refresh", table.name());
+                Error::new(ErrorKind::SchemaChange, message).with_table(table.name()).with_column(name)
+            })?);
+        }
+        Ok(Self { fields, sources, key })
+    }
+
+    /// Takes note that the table has grown to `columns`: this shard does not send the new ones yet.
+    pub(crate) fn widen(&mut self, columns: usize) {
+        self.sources.resize(columns, None);
+    }
+
+    /// The number of values in a row.
+    pub(crate) fn width(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether two images have the same key, byte by byte. Both come from the same event, so equal values have equal bytes.
+    pub(crate) fn same_key(&self, before: (&RowImage, &[u8]), after: (&RowImage, &[u8])) -> bool {
+        self.key.iter().all(|&field| before.0.get(before.1, field) == after.0.get(after.1, field))
+    }
+
+    /// Refuses an image without a key: nothing could be found by it.
+    pub(crate) fn check_key(&self, image: &RowImage, values: &[u8]) -> Result<()> {
+        match self.key.iter().find(|&&field| image.get(values, field).is_none()) {
+            None => Ok(()),
+            Some(&field) => {
+                let name = &self.fields[field].name;
+                Err(Error::protocol(format!("a row image does not carry the key column `{name}`")).with_column(name))
+            }
+        }
+    }
+
+    /// Columns of the table that an after image leaves out; `present` tells by the field's number.
+    pub(crate) fn absent(&self, present: impl Fn(usize) -> bool) -> Vec<usize> {
+        let is_absent = |&(_, source): &(usize, &Option<usize>)| source.is_some_and(|field| !present(field));
+        self.sources.iter().enumerate().filter(is_absent).map(|(column, _)| column).collect()
+    }
+
+    /// Pushes one image; `from_copy` says whether it comes from the copy phase.
+    pub(crate) fn push(
+        &self,
+        columns: &mut [ColumnData],
+        image: &RowImage,
+        values: &[u8],
+        from_copy: bool,
+        scratch: &mut String,
+    ) -> Result<()> {
+        for (column, source) in columns.iter_mut().zip(&self.sources) {
+            let Some(field) = *source else {
+                column.push_null();
+                continue;
+            };
+            let planned = &self.fields[field];
+            match image.get(values, field) {
+                None => column.push_null(),
+                Some(value) => push_value(column, planned, value, from_copy, scratch).map_err(|error| error.with_column(&planned.name))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_copy: bool, scratch: &mut String) -> Result<()> {
+    let ordinals = field.ordinals_in_stream && !from_copy;
+    match &field.column_type {
+        ColumnType::Int { unsigned: true, .. } => column.push_uint(parse_u64(value).ok_or_else(|| malformed("an unsigned number"))?),
+        ColumnType::Int { .. } | ColumnType::Year | ColumnType::Boolean => {
+            column.push_int(parse_i64(value).ok_or_else(|| malformed("a whole number"))?)
+        }
+        ColumnType::Decimal { scale, .. } => {
+            scratch.clear();
+            if !push_decimal(scratch, value, usize::from(*scale)) {
+                return Err(malformed("a decimal number"));
+            }
+            column.push_text(scratch)
+        }
+        ColumnType::Float => column.push_float(parse_number(value).ok_or_else(|| malformed("a number"))?),
+        ColumnType::Double => column.push_double(parse_number(value).ok_or_else(|| malformed("a number"))?),
+        ColumnType::Bit { width } => {
+            let size = usize::from(*width).div_ceil(8);
+            // Leading zero bytes may be missing or too many.
+            let significant = value.iter().position(|&byte| byte != 0).map_or(&[][..], |start| &value[start..]);
+            if significant.len() > size {
+                return Err(malformed("so many bits"));
+            }
+            let mut bits = [0_u8; 8];
+            bits[size - significant.len()..size].copy_from_slice(significant);
+            column.push_bytes(&bits[..size])
+        }
+        ColumnType::Date => column.push_datetime(DateTime::parse(value).filter(|_| value.len() == 10).ok_or_else(|| malformed("a date"))?),
+        ColumnType::DateTime { .. } | ColumnType::Timestamp { .. } => {
+            column.push_datetime(DateTime::parse(value).ok_or_else(|| malformed("a date and time"))?)
+        }
+        ColumnType::Time { .. } => column.push_time(Time::parse(value).ok_or_else(|| malformed("a time"))?),
+        ColumnType::Enum { members } if ordinals => {
+            let index = parse_u64(value).and_then(|index| usize::try_from(index).ok()).ok_or_else(|| malformed("an ENUM index"))?;
+            match index.checked_sub(1) {
+                // MySQL's own mark of a value that was not a member.
+                None => column.push_text(""),
+                Some(index) => column.push_text(members.get(index).ok_or_else(|| malformed("an ENUM index within its members"))?),
+            }
+        }
+        ColumnType::Set { members } if ordinals => {
+            let mask = parse_u64(value).ok_or_else(|| malformed("a SET mask"))?;
+            if u64::from(64 - mask.leading_zeros()) > members.len() as u64 {
+                return Err(malformed("a SET mask within its members"));
+            }
+            scratch.clear();
+            for (bit, member) in members.iter().enumerate() {
+                if mask >> bit & 1 == 1 {
+                    if !scratch.is_empty() {
+                        scratch.push(',');
+                    }
+                    scratch.push_str(member);
+                }
+            }
+            column.push_text(scratch)
+        }
+        ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } | ColumnType::Json => {
+            column.push_text(field.charset.decode(value, scratch)?)
+        }
+        ColumnType::Binary { fixed: Some(length) } if value.len() < *length as usize => {
+            let mut padded = value.to_vec();
+            padded.resize(*length as usize, 0);
+            column.push_bytes(&padded)
+        }
+        ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => column.push_bytes(value),
+    }
+}
+
+/// The error does not quote the value: rows stay out of logs.
+fn malformed(expected: &str) -> Error {
+    Error::decode(format!("the server sent a value that is not {expected}"))
+}
+
+fn parse_u64(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 255 {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |number, &byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(u64::from(digit)) }
+    })
+}
+
+fn parse_i64(value: &[u8]) -> Option<i64> {
+    match value.strip_prefix(b"-") {
+        Some(digits) => 0_i64.checked_sub_unsigned(parse_u64(digits)?),
+        None => i64::try_from(parse_u64(value)?).ok(),
+    }
+}
+
+fn parse_number<N: std::str::FromStr>(value: &[u8]) -> Option<N> {
+    // Rust would also read `inf` and `nan`, which MySQL does not have.
+    let is_number = value.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E'));
+    if is_number { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
+}
+
+/// Appends a decimal as MySQL prints it: one digit at least before the point, `scale` digits after it. `false` if it is not one, or has
+/// more digits than the scale allows.
+pub(crate) fn push_decimal(text: &mut String, value: &[u8], scale: usize) -> bool {
+    let (negative, digits) = match value {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let (whole, fraction) = match digits.iter().position(|&byte| byte == b'.') {
+        Some(point) => (&digits[..point], &digits[point + 1..]),
+        None => (digits, &[][..]),
+    };
+    let all_digits = whole.iter().chain(fraction).all(u8::is_ascii_digit);
+    if !all_digits || whole.len() + fraction.len() == 0 || fraction.len() > scale {
+        return false;
+    }
+    let zeros = whole.iter().take_while(|&&byte| byte == b'0').count();
+    let whole = &whole[zeros..];
+    if negative && (whole.len() > 0 || fraction.iter().any(|&byte| byte != b'0')) {
+        text.push('-');
+    }
+    if whole.is_empty() {
+        text.push('0');
+    }
+    text.extend(whole.iter().map(|&byte| char::from(byte)));
+    if scale > 0 {
+        text.push('.');
+        text.extend(fraction.iter().map(|&byte| char::from(byte)));
+        text.extend(std::iter::repeat_n('0', scale - fraction.len()));
+    }
+    true
+}
+
+/// How the bytes of a text column are to be read. VStream converts nothing: a column's bytes come as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Charset {
+    Utf8,
+    /// MySQL's latin1 is Windows' code page 1252, with its five undefined bytes as control characters.
+    Cp1252,
+    Utf16Be,
+    Utf16Le,
+    Utf32Be,
+}
+
+impl Charset {
+    /// By collation id (`information_schema.collations`).
+    fn of(collation: u64) -> Result<Self> {
+        Ok(match collation {
+            // ascii, utf8mb3, utf8mb4, and ids that say nothing (0) or binary (63), which some servers send for text.
+            0 | 11 | 65 | 33 | 83 | 76 | 192..=215 | 223 | 45 | 46 | 224..=247 | 255..=323 | 63 => Self::Utf8,
+            5 | 8 | 15 | 31 | 47 | 48 | 49 | 94 => Self::Cp1252,
+            // ucs2 and utf16.
+            35 | 90 | 128..=151 | 159 | 54 | 55 | 101..=124 => Self::Utf16Be,
+            56 | 62 => Self::Utf16Le,
+            60 | 61 | 160..=183 => Self::Utf32Be,
+            other => {
+                let message = format!("text of the character set with collation id {other} cannot be read yet");
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        })
+    }
+
+    fn decode<'a>(self, value: &'a [u8], scratch: &'a mut String) -> Result<&'a str> {
+        let invalid = || Error::decode("the server sent text that is not valid in its character set");
+        if self == Self::Utf8 {
+            return std::str::from_utf8(value).map_err(|_| invalid());
+        }
+        scratch.clear();
+        match self {
+            Self::Utf8 => {}
+            Self::Cp1252 => scratch.extend(value.iter().map(|&byte| cp1252(byte))),
+            Self::Utf16Be | Self::Utf16Le => {
+                let (units, rest) = value.as_chunks::<2>();
+                let unit = |&pair: &[u8; 2]| if self == Self::Utf16Be { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) };
+                for decoded in char::decode_utf16(units.iter().map(unit)) {
+                    scratch.push(decoded.map_err(|_| invalid())?);
+                }
+                if !rest.is_empty() {
+                    return Err(invalid());
+                }
+            }
+            Self::Utf32Be => {
+                let (units, rest) = value.as_chunks::<4>();
+                for &unit in units {
+                    scratch.push(char::from_u32(u32::from_be_bytes(unit)).ok_or_else(invalid)?);
+                }
+                if !rest.is_empty() {
+                    return Err(invalid());
+                }
+            }
+        }
+        Ok(scratch)
+    }
+}
+
+fn cp1252(byte: u8) -> char {
+    // 0x80 to 0x9f; the rest is as in ISO 8859-1.
+    const HIGH: [char; 32] = [
+        '\u{20ac}', '\u{81}', '\u{201a}', '\u{192}', '\u{201e}', '\u{2026}', '\u{2020}', '\u{2021}', '\u{2c6}', '\u{2030}', '\u{160}',
+        '\u{2039}', '\u{152}', '\u{8d}', '\u{17d}', '\u{8f}', '\u{90}', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{2022}',
+        '\u{2013}', '\u{2014}', '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
+    ];
+    match byte {
+        0x80..=0x9f => HIGH[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Batch;
+    use crate::source::vstream::event::encode;
+    use crate::value::ValueRef;
+    use std::sync::Arc;
+
+    fn field(column_type: &str, charset: u64) -> FieldColumn {
+        FieldColumn { name: "c".into(), charset, column_type: column_type.into(), ..FieldColumn::default() }
+    }
+
+    /// Decodes one value and prints it.
+    fn decoded(column_type: &str, charset: u64, value: &[u8], strings: bool, from_copy: bool) -> Result<String> {
+        let event = FieldEvent {
+            table: "t".into(),
+            fields: vec![field(column_type, charset)],
+            enum_set_string_values: strings,
+            ..FieldEvent::default()
+        };
+        let table = Table::new("t", vec![Column::new("c", ColumnType::parse(column_type)?, true)]);
+        let plan = FieldPlan::new(&event, &table)?;
+        let message = encode::image(&[Some(value)]);
+        let mut image = RowImage::default();
+        let values = image.read(&message, 1)?;
+        let mut batch = Batch::new(Arc::new(table));
+        batch.push_row(|columns| plan.push(columns, &image, values, from_copy, &mut String::new()))?;
+        Ok(match batch.value(0, 0) {
+            ValueRef::Text(text) | ValueRef::Json(text) | ValueRef::Decimal(text) => text.to_owned(),
+            ValueRef::Float(number) => format!("{number:?}"),
+            ValueRef::Double(number) => format!("{number:?}"),
+            other => format!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn copy_and_stream_forms_of_one_value_are_stored_alike() {
+        for (column_type, copy, stream) in [
+            ("int(8) unsigned zerofill", "00000042", "42"),
+            ("decimal(10,2)", "0.50", ".50"),
+            ("decimal(10,2)", "-0.50", "-.50"),
+            ("decimal(9,0)", "5", "000000005"),
+            ("decimal(10,2)", "0.00", "-.00"),
+            ("float", "3.99", "3.99E+00"),
+            ("double", "1e100", "1E+100"),
+        ] {
+            let copied = decoded(column_type, 63, copy.as_bytes(), true, true).unwrap();
+            let streamed = decoded(column_type, 63, stream.as_bytes(), true, false).unwrap();
+            assert_eq!(copied, streamed, "{column_type}");
+        }
+    }
+
+    #[test]
+    fn enum_and_set_of_old_servers_are_an_index_and_a_mask_in_the_stream_only() {
+        let e = "enum('a','it''s','1')";
+        assert_eq!(decoded(e, 255, b"2", false, false).unwrap(), "it's");
+        assert_eq!(decoded(e, 255, b"1", false, true).unwrap(), "1");
+        assert_eq!(decoded(e, 255, b"1", true, false).unwrap(), "1");
+        assert_eq!(decoded(e, 255, b"0", false, false).unwrap(), "");
+        assert!(decoded(e, 255, b"4", false, false).is_err());
+        assert_eq!(decoded("set('a','b','c')", 255, b"5", false, false).unwrap(), "a,c");
+        assert!(decoded("set('a','b','c')", 255, b"8", false, false).is_err());
+    }
+
+    #[test]
+    fn text_is_read_by_its_collation() {
+        assert_eq!(decoded("varchar(20)", 8, b"\xfc\x80", true, true).unwrap(), "ü€");
+        assert_eq!(decoded("varchar(20)", 46, "ü".as_bytes(), true, true).unwrap(), "ü");
+        assert_eq!(decoded("varchar(20)", 54, b"\x00\xfc", true, true).unwrap(), "ü");
+        assert!(decoded("varchar(20)", 255, b"\xfc", true, true).is_err());
+    }
+
+    #[test]
+    fn values_that_do_not_parse_are_errors_without_the_value() {
+        for (column_type, value) in [
+            ("int", "12x"),
+            ("int", ""),
+            ("bigint unsigned", "18446744073709551616"),
+            ("bigint", "9223372036854775808"),
+            ("decimal(10,2)", "1.234"),
+            ("decimal(10,2)", "."),
+            ("double", "inf"),
+            ("date", "2024-01-01 00:00:00"),
+            ("datetime", "secret"),
+            ("time", "839:00:00"),
+            ("bit(1)", "\u{1}\u{1}"),
+        ] {
+            let error = decoded(column_type, 63, value.as_bytes(), true, true).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Decode, "{column_type} {value}");
+            assert_eq!(error.column(), Some("c"));
+            assert!(!format!("{error:#}").contains("secret"));
+        }
+        assert_eq!(decoded("bigint", 63, b"-9223372036854775808", true, true).unwrap(), "Int(-9223372036854775808)");
+    }
+
+    #[test]
+    fn bits_take_as_many_bytes_as_the_column_needs() {
+        assert_eq!(decoded("bit(12)", 63, &[1], true, true).unwrap(), "Bit([0, 1])");
+        assert_eq!(decoded("bit(64)", 63, &[255; 8], true, true).unwrap(), format!("Bit({:?})", [255; 8]));
+    }
+}

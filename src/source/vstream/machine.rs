@@ -1,0 +1,945 @@
+//! Change capture as a machine that is fed: events in, change batches out. No socket, no clock, no thread.
+//!
+//! ```text
+//!   copy machine (one table, all shards)           stream machine (all tables)
+//!
+//!   Copying ── COPY_COMPLETED of every shard       Streaming ── every shard's GTID set holds the stop position
+//!      │                 │                             │                       │
+//!      │                 ▼                             │                       ▼
+//!      └── re-copy ─▶ Finished                         └── re-copy ───────▶ Finished
+//! ```
+//!
+//! A table is copied by a stream of its own, because a VGTID at the boundary of two tables forgets those that were not begun. Afterwards one
+//! stream serves all tables, from the oldest of their positions; a transaction that a table's own position already holds is left out for
+//! that table. So every table ends a run at the same VGTID.
+//!
+//! Rows count from BEGIN to COMMIT. What stands between is dropped when a new BEGIN comes, when the connection breaks, and when the table
+//! has it already.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
+use crate::gtid::GtidSet;
+use crate::position::{Lsn, ShardGtid, Vgtid};
+use crate::schema::Table;
+use crate::source::vstream::ddl::Ddl;
+use crate::source::vstream::decode::{self, FieldPlan};
+use crate::source::vstream::event::{Event, EventKind, FieldEvent, RowChange, RowEvent, RowImage};
+use crate::value::DateTime;
+use crate::{Error, ErrorKind, PositionFault, Result};
+
+/// What a machine is to read.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) keyspace: String,
+    /// The serving shards; the stream must list exactly these.
+    pub(crate) shards: Vec<String>,
+    /// The greatest ordinal used so far.
+    pub(crate) ordinal: u64,
+    /// What rows of the snapshot get as their time; events of the copy phase have none.
+    pub(crate) now: DateTime,
+    /// Above this many buffered bytes an open transaction is handed out in pieces.
+    pub(crate) transaction_bytes: usize,
+}
+
+/// A table and how far it has come.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedTable {
+    pub(crate) table: Arc<Table>,
+    pub(crate) position: Vgtid,
+}
+
+/// The stop position: what each shard's GTID set has to hold. `None` goes on for ever.
+pub(crate) type Stop = Option<BTreeMap<String, GtidSet>>;
+
+pub(crate) struct Machine {
+    plan: Plan,
+    tables: Vec<TableState>,
+    phase: Phase,
+    /// What was last committed, as the server sent it.
+    position: Vgtid,
+    transaction: Option<Transaction>,
+    /// The VGTID that the next COMMIT, DDL or OTHER makes good.
+    seen: Option<(Vgtid, String)>,
+    /// For each table, how its rows of each shard are read.
+    plans: Vec<HashMap<String, FieldPlan>>,
+    /// Tables by their bare names.
+    index: HashMap<String, usize>,
+    ordinal: u64,
+    finished: bool,
+    /// Bytes of row images taken in since the last batch went out.
+    buffered: usize,
+    committed_anything: bool,
+    scratch: Scratch,
+}
+
+enum Phase {
+    Copy {
+        done: BTreeSet<String>,
+        /// For each shard that is not done, the last VGTID entry from which its copy can go on.
+        kept: BTreeMap<String, ShardGtid>,
+        sweep: Option<u64>,
+    },
+    Stream {
+        stop: Stop,
+        reached: BTreeSet<String>,
+    },
+}
+
+struct Transaction {
+    /// Where the next row stands.
+    next: Sequence,
+    /// Pieces were handed out already.
+    in_pieces: bool,
+    /// When it began; its commit, which says so exactly, is not there yet when a piece goes out.
+    at: DateTime,
+}
+
+#[derive(Default)]
+struct Scratch {
+    before: RowImage,
+    after: RowImage,
+    text: String,
+}
+
+struct TableState {
+    table: Arc<Table>,
+    own: Vgtid,
+    /// Shards on which the table is ahead of the stream, with the GTID set that it holds.
+    ahead: BTreeMap<String, GtidSet>,
+    segments: Vec<Change>,
+    /// How many segments, and how many rows of the last of them, are committed.
+    committed: Mark,
+    state: Following,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Mark {
+    segments: usize,
+    rows: usize,
+}
+
+enum Following {
+    Yes,
+    /// The table needs a new copy on top of the old, whose first ordinal is this.
+    Recopy {
+        from: u64,
+    },
+    /// The table has ended; it stays where it was.
+    Ended {
+        position: Vgtid,
+        ordinal: u64,
+    },
+}
+
+impl Machine {
+    /// A machine that copies one table.
+    ///
+    /// `position` is what an interrupted copy was last at, with the shards in `done` complete; or every shard with an empty GTID.
+    pub(crate) fn copy(plan: Plan, table: Arc<Table>, position: Vgtid, done: Vec<String>, sweep: Option<u64>) -> Self {
+        let done: BTreeSet<String> = done.into_iter().collect();
+        let kept =
+            position.shards().iter().filter(|shard| !done.contains(shard.shard())).map(|at| (at.shard().to_owned(), at.clone())).collect();
+        let planned = PlannedTable { table, position: Vgtid::default() };
+        Self::new(plan, vec![planned], position, Phase::Copy { done, kept, sweep })
+    }
+
+    /// A machine that streams changes of tables whose copies are complete, from the oldest of their positions.
+    pub(crate) fn stream(plan: Plan, tables: Vec<PlannedTable>, stop: Stop) -> Result<Self> {
+        let position = oldest(&plan, &tables)?;
+        let mut stop = stop;
+        if let Some(stop) = &mut stop {
+            // Every table has to end at the same VGTID, so the stream goes at least as far as the furthest of them.
+            for table in &tables {
+                for shard in table.position.shards() {
+                    stop.entry(shard.shard().to_owned()).or_default().union(&shard.gtid_set()?);
+                }
+            }
+        }
+        let mut machine = Self::new(plan, tables, position, Phase::Stream { stop, reached: BTreeSet::new() });
+        for state in &mut machine.tables {
+            for shard in state.own.shards() {
+                let own = shard.gtid_set()?;
+                let start = machine.position.get(shard.keyspace(), shard.shard()).map(ShardGtid::gtid_set).transpose()?.unwrap_or_default();
+                if !start.contains(&own) {
+                    state.ahead.insert(shard.shard().to_owned(), own);
+                }
+            }
+        }
+        let start = machine.position.clone();
+        for shard in start.shards() {
+            machine.note_reached(shard)?;
+        }
+        machine.finish_if_reached();
+        Ok(machine)
+    }
+
+    fn new(plan: Plan, tables: Vec<PlannedTable>, position: Vgtid, phase: Phase) -> Self {
+        let index: HashMap<String, usize> =
+            tables.iter().enumerate().map(|(index, planned)| (planned.table.name().to_owned(), index)).collect();
+        let plans = tables.iter().map(|_| HashMap::new()).collect();
+        let tables = tables
+            .into_iter()
+            .map(|planned| TableState {
+                table: planned.table,
+                own: planned.position,
+                ahead: BTreeMap::new(),
+                segments: Vec::new(),
+                committed: Mark::default(),
+                state: Following::Yes,
+            })
+            .collect();
+        Self {
+            ordinal: plan.ordinal,
+            plan,
+            tables,
+            phase,
+            position,
+            transaction: None,
+            seen: None,
+            plans,
+            index,
+            finished: false,
+            buffered: 0,
+            committed_anything: false,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Where a new connection has to begin so that nothing is missed and nothing that was handed out comes again but as a repeat.
+    pub(crate) fn resume_from(&self) -> Vgtid {
+        self.safe_position(&self.position)
+    }
+
+    /// The tables that a request has to name.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.tables.iter().filter(|state| matches!(state.state, Following::Yes)).map(|state| &state.table)
+    }
+
+    /// Whether everything that was asked for has come; events are ignored from then on.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The tables that have to be copied anew before they can be streamed on, with the first ordinal of that copy.
+    pub(crate) fn recopies(&self) -> impl Iterator<Item = (&Arc<Table>, u64)> {
+        self.tables.iter().filter_map(|state| match state.state {
+            Following::Recopy { from } => Some((&state.table, from)),
+            _ => None,
+        })
+    }
+
+    /// The greatest ordinal used.
+    pub(crate) fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Bytes of row images that wait to be taken.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered
+    }
+
+    /// Forgets what a broken connection left open. An error if pieces of the open transaction were handed out already, since those could
+    /// only be taken back by the destination.
+    pub(crate) fn connection_lost(&mut self) -> Result<()> {
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.in_pieces) {
+            let message = "the connection broke within a transaction that is larger than the memory allowed; run again to resume before it";
+            return Err(Error::new(ErrorKind::Connect, message));
+        }
+        self.discard();
+        self.seen = None;
+        self.plans.iter_mut().for_each(HashMap::clear);
+        Ok(())
+    }
+
+    /// Takes in one event.
+    pub(crate) fn on_event(&mut self, event: &Event<'_>) -> Result<()> {
+        if self.finished {
+            return Ok(());
+        }
+        if !event.keyspace.is_empty() && event.keyspace != self.plan.keyspace {
+            return Err(self.violation(event, "it is of another keyspace"));
+        }
+        match &event.kind {
+            EventKind::Heartbeat | EventKind::Nothing | EventKind::Journal => Ok(()),
+            EventKind::Begin => {
+                // A BEGIN within a transaction is legal: an empty table's copy and an interrupted catch-up have one.
+                if self.transaction.as_ref().is_some_and(|transaction| transaction.in_pieces) {
+                    return Err(self.violation(event, "the transaction before it had no end"));
+                }
+                self.discard();
+                self.transaction = Some(self.new_transaction(event)?);
+                Ok(())
+            }
+            EventKind::Field(field) => self.on_field(event, field),
+            EventKind::Row(row) => self.on_row(event, row),
+            EventKind::Vgtid(vgtid) => self.on_vgtid(event, vgtid),
+            EventKind::Commit => {
+                if self.transaction.is_none() && !self.is_copy() {
+                    return Err(self.violation(event, "no transaction is open"));
+                }
+                self.commit(event)
+            }
+            EventKind::Rollback => {
+                self.discard();
+                self.seen = None;
+                Ok(())
+            }
+            EventKind::Ddl(statement) => self.on_ddl(event, statement),
+            EventKind::Other => match &self.transaction {
+                Some(_) => Ok(()),
+                None => self.commit(event),
+            },
+            EventKind::Statement(_) => {
+                let message = format!(
+                    "the binlog of shard `{}` holds {} statements instead of rows: binlog_format must be ROW",
+                    event.shard,
+                    event.kind.name()
+                );
+                Err(Error::new(ErrorKind::Unsupported, message).with_shard(event.shard))
+            }
+            EventKind::CopyCompleted => self.on_copy_completed(event),
+            EventKind::Unknown(number) => Err(self.violation(event, &format!("its type is {number}"))),
+        }
+    }
+
+    fn is_copy(&self) -> bool {
+        matches!(self.phase, Phase::Copy { .. })
+    }
+
+    #[cold]
+    fn violation(&self, event: &Event<'_>, what: &str) -> Error {
+        let state = match (&self.phase, &self.transaction) {
+            (Phase::Copy { .. }, _) => "the copy phase",
+            (Phase::Stream { .. }, Some(_)) => "a transaction of the stream",
+            (Phase::Stream { .. }, None) => "the stream, between transactions",
+        };
+        let message = format!("{} came in {state}, and {what} (keyspace `{}`, shard `{}`)", event.kind.name(), event.keyspace, event.shard);
+        Error::protocol(message).with_shard(event.shard)
+    }
+
+    fn new_transaction(&self, event: &Event<'_>) -> Result<Transaction> {
+        Ok(Transaction { next: Sequence { ordinal: self.next_ordinal()?, row: 0 }, in_pieces: false, at: self.time_of(event)? })
+    }
+
+    /// When the server logged an event; events of the copy phase have no time and get the run's.
+    fn time_of(&self, event: &Event<'_>) -> Result<DateTime> {
+        if event.timestamp <= 0 {
+            return Ok(self.plan.now);
+        }
+        let time = event.timestamp.checked_mul(1_000_000).and_then(DateTime::from_unix_micros);
+        time.ok_or_else(|| self.violation(event, "its time is beyond the calendar"))
+    }
+
+    fn next_ordinal(&self) -> Result<u64> {
+        Ok(Lsn::new(self.ordinal).next_ordinal()?.ordinal())
+    }
+
+    /// Drops the rows of the open transaction.
+    fn discard(&mut self) {
+        self.transaction = None;
+        for state in &mut self.tables {
+            state.discard();
+        }
+    }
+
+    /// The table that an event names, by its index. `None` for a table that is not followed any more, and for tables of Vitess itself.
+    fn find(&self, event: &Event<'_>, name: &str, internal: bool) -> Result<Option<usize>> {
+        let bare = match name.strip_prefix(self.plan.keyspace.as_str()).and_then(|rest| rest.strip_prefix('.')) {
+            Some(rest) => rest,
+            None => name,
+        };
+        match self.index.get(bare).or_else(|| self.index.get(name)).copied() {
+            Some(index) => Ok(matches!(self.tables[index].state, Following::Yes).then_some(index)),
+            None if internal => Ok(None),
+            None => Err(self.violation(event, &format!("table `{bare}` was not asked for"))),
+        }
+    }
+
+    fn on_field(&mut self, event: &Event<'_>, field: &FieldEvent) -> Result<()> {
+        let Some(index) = self.find(event, &field.table, field.is_internal_table)? else { return Ok(()) };
+        let shard = if field.shard.is_empty() { event.shard } else { &field.shard };
+        let planned = self.tables[index].replan(field);
+        match planned {
+            Ok(plan) => {
+                let plans = &mut self.plans[index];
+                plans.insert(shard.to_owned(), plan);
+                // Another shard may send its rows by its older FIELD for a while: its plan knows nothing of the new columns.
+                let width = self.tables[index].table.columns().len();
+                plans.values_mut().for_each(|plan| plan.widen(width));
+                Ok(())
+            }
+            Err(error) if self.is_copy() => Err(error.with_shard(shard)),
+            Err(error) if error.kind() == ErrorKind::Protocol => Err(error.with_shard(shard)),
+            Err(error) => {
+                self.end_table(index, error.with_shard(shard));
+                Ok(())
+            }
+        }
+    }
+
+    fn on_row(&mut self, event: &Event<'_>, row: &RowEvent<'_>) -> Result<()> {
+        if self.transaction.is_none() {
+            if !self.is_copy() {
+                return Err(self.violation(event, "no transaction is open"));
+            }
+            // Older servers leave BEGIN out in the copy of a large table.
+            self.transaction = Some(self.new_transaction(event)?);
+        }
+        let Some(index) = self.find(event, row.table, row.is_internal_table)? else { return Ok(()) };
+        let Some(plan) = self.plans[index].get(event.shard) else {
+            return Err(self.violation(event, &format!("table `{}` had no FIELD event before it", self.tables[index].table.name())));
+        };
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let state = &mut self.tables[index];
+        let scratch = &mut self.scratch;
+        // Rows of the copy have no time.
+        let from_copy = event.timestamp == 0;
+        let mut bytes = 0;
+        let result = row.changes(|change| {
+            bytes += change.before.map_or(0, <[u8]>::len) + change.after.map_or(0, <[u8]>::len);
+            state.push(plan, &change, from_copy, transaction, scratch)
+        });
+        self.buffered += bytes;
+        if let Err(error) = result {
+            return Err(error.with_table(self.tables[index].table.name()).with_shard(event.shard));
+        }
+        if self.buffered > self.plan.transaction_bytes.saturating_mul(4) {
+            let waiting = &self.tables[index];
+            if waiting.ahead.contains_key(event.shard) {
+                let message = format!(
+                    "a transaction of more than {} bytes changes `{}`, which may hold it already: raise the transaction limit",
+                    self.plan.transaction_bytes.saturating_mul(4),
+                    waiting.table.name()
+                );
+                return Err(Error::new(ErrorKind::Limit, message).with_table(waiting.table.name()).with_shard(event.shard));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_vgtid(&mut self, event: &Event<'_>, vgtid: &Vgtid) -> Result<()> {
+        if let Some(other) = vgtid.shards().iter().find(|shard| shard.keyspace() != self.plan.keyspace) {
+            return Err(self.violation(event, &format!("it is of keyspace `{}`", other.keyspace())));
+        }
+        let mut sent: Vec<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
+        let mut expected: Vec<&str> = self.plan.shards.iter().map(String::as_str).collect();
+        sent.sort_unstable();
+        expected.sort_unstable();
+        if sent != expected {
+            let message = format!(
+                "the shards of keyspace `{}` changed while they were read: they were {}, and are {}; rebuild the tables with full_refresh",
+                self.plan.keyspace,
+                expected.join(", "),
+                sent.join(", ")
+            );
+            return Err(Error::position_fault_of(PositionFault::Shards, message));
+        }
+        let moved = match event.shard {
+            "" => self.moved_shard(vgtid),
+            shard => shard.to_owned(),
+        };
+        self.seen = Some((vgtid.clone(), moved));
+        Ok(())
+    }
+
+    /// Which shard a VGTID without a shard of its own speaks of: the first that differs from the last position.
+    fn moved_shard(&self, vgtid: &Vgtid) -> String {
+        let differs = |shard: &&ShardGtid| self.position.get(shard.keyspace(), shard.shard()) != Some(shard);
+        let shard = vgtid.shards().iter().find(differs).or_else(|| vgtid.shards().first());
+        shard.map(|shard| shard.shard().to_owned()).unwrap_or_default()
+    }
+
+    /// Makes good what came since the last commit: COMMIT, and OTHER or DDL outside a transaction.
+    fn commit(&mut self, event: &Event<'_>) -> Result<()> {
+        let transaction = self.transaction.take();
+        // A COMMIT without a VGTID keeps the old position: the next one covers it.
+        let seen = self.seen.take();
+        let at = self.time_of(event)?;
+        if let Some((vgtid, shard)) = &seen {
+            if let Some(entry) = vgtid.get(&self.plan.keyspace, shard) {
+                self.skip_what_tables_have(entry)?;
+                self.note_reached(entry)?;
+                self.keep(entry);
+            }
+            self.position = vgtid.clone();
+        }
+        let last = transaction.map_or(0, |transaction| transaction.next.ordinal);
+        self.ordinal = self.next_ordinal()?.max(last);
+        let has_rows = self.tables.iter().any(TableState::has_uncommitted);
+        if has_rows {
+            let shared = payload(&self.safe_position(&self.position));
+            for state in &mut self.tables {
+                let own = (!state.ahead.is_empty()).then(|| payload(&state.position(&self.position))).flatten();
+                state.commit(at, own.as_ref().or(shared.as_ref()));
+            }
+        } else {
+            for state in &mut self.tables {
+                state.commit(at, None);
+            }
+        }
+        self.committed_anything = true;
+        self.finish_if_reached();
+        Ok(())
+    }
+
+    /// Drops the open transaction's rows of tables that hold it already, by the GTIDs that it adds to the stream's.
+    fn skip_what_tables_have(&mut self, entry: &ShardGtid) -> Result<()> {
+        if self.tables.iter().all(|state| !state.ahead.contains_key(entry.shard())) {
+            return Ok(());
+        }
+        let stream = entry.gtid_set()?;
+        let before = self.position.get(entry.keyspace(), entry.shard()).map(ShardGtid::gtid_set).transpose()?.unwrap_or_default();
+        let added = stream.subtract(&before);
+        for state in &mut self.tables {
+            let Some(own) = state.ahead.get(entry.shard()) else { continue };
+            let has_it = own.contains(if added.is_empty() { &stream } else { &added });
+            // Once the stream holds all that the table does, it is the stream that leads.
+            let overtaken = stream.contains(own);
+            if has_it {
+                state.discard();
+            }
+            if overtaken {
+                state.ahead.remove(entry.shard());
+            }
+        }
+        Ok(())
+    }
+
+    fn note_reached(&mut self, entry: &ShardGtid) -> Result<()> {
+        let Phase::Stream { stop: Some(stop), reached } = &mut self.phase else { return Ok(()) };
+        if reached.contains(entry.shard()) {
+            return Ok(());
+        }
+        let reached_now = match stop.get(entry.shard()) {
+            Some(stop) => entry.gtid_set()?.contains(stop),
+            None => true,
+        };
+        if reached_now {
+            reached.insert(entry.shard().to_owned());
+        }
+        Ok(())
+    }
+
+    fn finish_if_reached(&mut self) {
+        let nobody_left = self.tables.iter().all(|state| !matches!(state.state, Following::Yes));
+        let recopy = self.tables.iter().any(|state| matches!(state.state, Following::Recopy { .. }));
+        if let Phase::Stream { stop, reached } = &self.phase {
+            let all_reached = stop.is_some() && self.plan.shards.iter().all(|shard| reached.contains(shard));
+            self.finished |= all_reached || nobody_left || recopy;
+        } else {
+            self.finished |= recopy;
+        }
+    }
+
+    /// In the copy, remembers from where the moved shard can go on. A shard's entry without last PK means "streaming" to the server: it
+    /// comes before the first rows and after the last ones, when COPY_COMPLETED has not been sent yet, and must not be stored then.
+    fn keep(&mut self, entry: &ShardGtid) {
+        if let Phase::Copy { done, kept, .. } = &mut self.phase
+            && !done.contains(entry.shard())
+            && !entry.last_pks().is_empty()
+        {
+            kept.insert(entry.shard().to_owned(), entry.clone());
+        }
+    }
+
+    /// The position that may be stored for what is committed.
+    fn safe_position(&self, position: &Vgtid) -> Vgtid {
+        let Phase::Copy { done, kept, .. } = &self.phase else { return position.clone() };
+        let shards = self.plan.shards.iter().map(|shard| match kept.get(shard) {
+            Some(kept) if !done.contains(shard) => kept.clone(),
+            _ if done.contains(shard) => position
+                .get(&self.plan.keyspace, shard)
+                .cloned()
+                .unwrap_or_else(|| ShardGtid::new(&self.plan.keyspace, shard, ""))
+                .with_last_pks(Vec::new()),
+            // Nothing of this shard was committed: its copy begins anew.
+            _ => ShardGtid::new(&self.plan.keyspace, shard, ""),
+        });
+        Vgtid::new(shards.collect())
+    }
+
+    fn on_copy_completed(&mut self, event: &Event<'_>) -> Result<()> {
+        let Phase::Copy { done, .. } = &mut self.phase else {
+            return Err(self.violation(event, "nothing was to be copied"));
+        };
+        if event.shard.is_empty() {
+            // vtgate sends this once more without a shard when the last one is done.
+            if let Some(missing) = self.plan.shards.iter().find(|shard| !done.contains(*shard)) {
+                let missing = missing.clone();
+                return Err(self.violation(event, &format!("that of shard `{missing}` has not come")));
+            }
+            return Ok(());
+        }
+        if !self.plan.shards.iter().any(|shard| shard == event.shard) {
+            return Err(self.violation(event, "there is no such shard in the request"));
+        }
+        done.insert(event.shard.to_owned());
+        let all_done = self.plan.shards.iter().all(|shard| done.contains(shard));
+        self.discard();
+        self.seen = None;
+        let unknown =
+            |shard: &&String| self.position.get(&self.plan.keyspace, shard).is_none_or(|at| at.gtid().is_empty() || at.gtid() == "current");
+        if let Some(shard) = self.plan.shards.iter().filter(|shard| *shard == event.shard).find(unknown) {
+            let shard = shard.clone();
+            return Err(self.violation(event, &format!("no GTID of shard `{shard}` came before it")));
+        }
+        self.committed_anything = true;
+        if all_done {
+            if let Phase::Copy { sweep: Some(before), .. } = &self.phase {
+                let mut before_text = String::new();
+                write_lsn(&mut before_text, Sequence { ordinal: *before, row: 0 }, Some(""));
+                self.ordinal = self.next_ordinal()?;
+                let lsn = lsn_text(Sequence { ordinal: self.ordinal, row: 0 });
+                let (table, at) = (Arc::clone(&self.tables[0].table), self.plan.now);
+                self.tables[0].push_committed(Change::Swept { table, before: before_text, lsn, at });
+            }
+            self.finished = true;
+        }
+        Ok(())
+    }
+
+    fn on_ddl(&mut self, event: &Event<'_>, statement: &str) -> Result<()> {
+        if self.transaction.is_some() {
+            return Err(self.violation(event, "a transaction is open"));
+        }
+        let ddl = Ddl::parse(statement);
+        let entry = self.seen.as_ref().and_then(|(vgtid, shard)| vgtid.get(&self.plan.keyspace, shard)).cloned();
+        let mut concerned = Vec::new();
+        for index in 0..self.tables.len() {
+            let state = &self.tables[index];
+            if !matches!(state.state, Following::Yes) {
+                continue;
+            }
+            let already_there = match (state.ahead.get(event.shard), &entry) {
+                (Some(own), Some(entry)) => own.contains(&entry.gtid_set()?),
+                _ => false,
+            };
+            let name = state.table.name();
+            let effect = match &ddl {
+                Ddl::Truncate(table) if table == name => Effect::Truncate,
+                Ddl::Drop(tables) if tables.iter().any(|table| table == name) => Effect::End("dropped"),
+                Ddl::Rename(pairs) => match (pairs.iter().any(|(from, _)| from == name), pairs.iter().any(|(_, to)| to == name)) {
+                    // Another table takes this one's place in the same statement: the cut-over of an online DDL, or a swap by hand.
+                    (_, true) => Effect::Recopy,
+                    (true, false) => Effect::End("renamed"),
+                    (false, false) => continue,
+                },
+                _ => continue,
+            };
+            if !already_there {
+                concerned.push((index, effect));
+            }
+        }
+        // The position before the statement is where an ended table stays.
+        let before = concerned.iter().map(|&(index, _)| self.tables[index].position(&self.position)).collect::<Vec<_>>();
+        let ordinal_before = self.ordinal;
+        self.commit(event)?;
+        let at = self.time_of(event)?;
+        for ((index, effect), before) in concerned.into_iter().zip(before) {
+            let state = &mut self.tables[index];
+            let name = state.table.name().to_owned();
+            match effect {
+                Effect::Truncate if self.plan.shards.len() == 1 => {
+                    let lsn = lsn_text(Sequence { ordinal: self.ordinal, row: 0 });
+                    let table = Arc::clone(&state.table);
+                    state.push_committed(Change::Truncated { table, lsn, at });
+                }
+                // Each shard truncates in its own time, and a stored row does not say which shard it came from: the table is copied anew,
+                // which is quick now that it is small, and what the copy does not bring is deleted.
+                Effect::Truncate | Effect::Recopy => state.state = Following::Recopy { from: self.ordinal + 1 },
+                Effect::End(how) => {
+                    let shown: String = statement.chars().take(200).collect();
+                    let message = format!("`{name}` was {how} at the source by `{shown}`: what was captured before is kept");
+                    let error = Error::new(ErrorKind::SchemaChange, message).with_table(&name).with_shard(event.shard);
+                    if self.is_copy() {
+                        return Err(error);
+                    }
+                    self.tables[index].end(error, before, ordinal_before);
+                }
+            }
+        }
+        self.finish_if_reached();
+        Ok(())
+    }
+
+    fn end_table(&mut self, index: usize, error: Error) {
+        let position = self.tables[index].position(&self.position);
+        let ordinal = self.ordinal;
+        self.tables[index].end(error, position, ordinal);
+        self.finish_if_reached();
+    }
+
+    /// Hands out what is committed; `None` if nothing was since the last time.
+    pub(crate) fn take(&mut self) -> Option<ChangeBatch> {
+        if !self.committed_anything {
+            return None;
+        }
+        self.committed_anything = false;
+        let mut changes = Vec::new();
+        for state in &mut self.tables {
+            changes.extend(state.take_committed());
+        }
+        self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
+        Some(ChangeBatch { changes, checkpoints: self.checkpoints(), complete: true, caught_up: false })
+    }
+
+    /// Hands out a piece of the open transaction if that has grown beyond the limit. Everything committed has to be taken before.
+    pub(crate) fn take_piece(&mut self) -> Option<ChangeBatch> {
+        if self.buffered <= self.plan.transaction_bytes || self.committed_anything {
+            return None;
+        }
+        let transaction = self.transaction.as_mut()?;
+        let mut changes = Vec::new();
+        // What a table that is ahead of the stream has got already is known only when the transaction's VGTID comes: it waits.
+        for state in self.tables.iter_mut().filter(|state| state.ahead.is_empty()) {
+            changes.append(&mut state.segments);
+            state.committed = Mark::default();
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        for change in &mut changes {
+            if let Change::Rows(rows) = change {
+                rows.commit(0, transaction.at, None);
+            }
+        }
+        transaction.in_pieces = true;
+        self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
+        Some(ChangeBatch { changes, checkpoints: Vec::new(), complete: false, caught_up: false })
+    }
+
+    fn checkpoints(&self) -> Vec<Checkpoint> {
+        let checkpoint = |state: &TableState| {
+            let (phase, position, ordinal) = match &state.state {
+                Following::Ended { position, ordinal } => (CopyPhase::Copied, position.clone(), *ordinal),
+                Following::Recopy { from } => {
+                    (CopyPhase::Copying { done: Vec::new(), sweep: Some(*from) }, self.nothing_copied(), self.ordinal)
+                }
+                Following::Yes => match &self.phase {
+                    Phase::Copy { done, sweep, .. } if !self.finished => {
+                        let phase = CopyPhase::Copying { done: done.iter().cloned().collect(), sweep: *sweep };
+                        (phase, self.safe_position(&self.position), self.ordinal)
+                    }
+                    Phase::Copy { .. } => (CopyPhase::Copied, self.safe_position(&self.position), self.ordinal),
+                    Phase::Stream { .. } => (CopyPhase::Copied, state.position(&self.position), self.ordinal),
+                },
+            };
+            Checkpoint { table: state.table.name().to_owned(), phase, position, ordinal }
+        };
+        self.tables.iter().map(checkpoint).collect()
+    }
+
+    fn nothing_copied(&self) -> Vgtid {
+        nothing_copied(&self.plan.keyspace, &self.plan.shards)
+    }
+}
+
+/// The position of a copy that has not begun.
+pub(crate) fn nothing_copied(keyspace: &str, shards: &[String]) -> Vgtid {
+    Vgtid::new(shards.iter().map(|shard| ShardGtid::new(keyspace, shard, "")).collect())
+}
+
+enum Effect {
+    Truncate,
+    Recopy,
+    End(&'static str),
+}
+
+/// The VGTID as the last part of a `_cdc_lsn`; `None` where there is no position to resume from yet.
+fn payload(position: &Vgtid) -> Option<Arc<str>> {
+    let text = Lsn::new(0).with_payload(position.clone()).to_string();
+    text.get(28..).filter(|payload| *payload != "-").map(Arc::from)
+}
+
+/// The `_cdc_lsn` of a change that concerns any number of rows: it would cost too much to repeat the position on each.
+fn lsn_text(sequence: Sequence) -> String {
+    let mut text = String::new();
+    write_lsn(&mut text, sequence, None);
+    text
+}
+
+/// For each shard the transactions that every table holds: nothing that a table lacks is before it.
+fn oldest(plan: &Plan, tables: &[PlannedTable]) -> Result<Vgtid> {
+    let mut shards = Vec::with_capacity(plan.shards.len());
+    for shard in &plan.shards {
+        let mut common: Option<GtidSet> = None;
+        for table in tables {
+            let entry = table.position.get(&plan.keyspace, shard).ok_or_else(|| {
+                let message =
+                    format!("the stored position of `{}` does not know shard `{shard}`; rebuild it with full_refresh", table.table.name());
+                Error::position_fault_of(PositionFault::Shards, message).with_table(table.table.name()).with_shard(shard)
+            })?;
+            let own = entry.gtid_set()?;
+            common = Some(match common {
+                None => own,
+                Some(common) => common.subtract(&common.subtract(&own)),
+            });
+        }
+        let text = common.map(|set| set.to_vitess()).unwrap_or_default();
+        shards.push(ShardGtid::new(&plan.keyspace, shard, text));
+    }
+    Ok(Vgtid::new(shards))
+}
+
+impl TableState {
+    /// Takes a FIELD event: the table grows by the columns that are new.
+    fn replan(&mut self, field: &FieldEvent) -> Result<FieldPlan> {
+        let difference = decode::compare(field, &self.table)?;
+        if !difference.added.is_empty() || !difference.retyped.is_empty() {
+            let mut table = Table::clone(&self.table);
+            for (index, column_type) in difference.retyped {
+                let old = &self.table.columns()[index];
+                table = table.with_column_type(index, column_type.clone());
+                if !old.column_type().is_stored_like(&column_type) {
+                    let message = format!(
+                        "column `{}.{}` changed from {} to {column_type}: rebuild the table with full_refresh",
+                        self.table.name(),
+                        old.name(),
+                        old.column_type()
+                    );
+                    return Err(Error::new(ErrorKind::SchemaChange, message).with_table(self.table.name()).with_column(old.name()));
+                }
+            }
+            self.table = Arc::new(table.with_columns(difference.added.iter().cloned()));
+            let added = difference.added.into_iter().map(|column| (column, None)).collect();
+            self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
+        }
+        FieldPlan::new(field, &self.table)
+    }
+
+    fn rows(&mut self) -> Option<&mut TableChanges> {
+        if !matches!(self.segments.last(), Some(Change::Rows(rows)) if Arc::ptr_eq(rows.table(), &self.table)) {
+            self.segments.push(Change::Rows(TableChanges::new(Arc::clone(&self.table))));
+        }
+        match self.segments.last_mut() {
+            Some(Change::Rows(rows)) => Some(rows),
+            _ => None,
+        }
+    }
+
+    fn push(
+        &mut self,
+        plan: &FieldPlan,
+        change: &RowChange<'_>,
+        from_copy: bool,
+        transaction: &mut Transaction,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let width = plan.width();
+        let before = change.before.map(|image| scratch.before.read(image, width)).transpose()?;
+        let after = change.after.map(|image| scratch.after.read(image, width)).transpose()?;
+        if change.json_partial_values.is_some_and(|partial| !partial.is_empty()) {
+            let message = "the binlog holds parts of JSON documents: binlog_row_value_options must be empty";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let absent = match (change.data_columns, after) {
+            (Some(present), Some(_)) => plan.absent(|field| present.contains(field)),
+            _ => Vec::new(),
+        };
+        let Some(rows) = self.rows() else { return Ok(()) };
+        let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>, text: &mut String| -> Result<()> {
+            plan.check_key(image, values)?;
+            let sequence = transaction.next;
+            rows.push(op, sequence, absent, |columns| plan.push(columns, image, values, from_copy, text))?;
+            transaction.next = sequence.next()?;
+            Ok(())
+        };
+        match (before, after) {
+            (None, Some(after)) => emit(Op::Insert, &scratch.after, after, absent, &mut scratch.text),
+            (Some(before), None) => emit(Op::Delete, &scratch.before, before, Vec::new(), &mut scratch.text),
+            (Some(before), Some(after)) => {
+                if plan.same_key((&scratch.before, before), (&scratch.after, after)) {
+                    emit(Op::Update, &scratch.after, after, absent, &mut scratch.text)
+                } else {
+                    emit(Op::Delete, &scratch.before, before, Vec::new(), &mut scratch.text)?;
+                    if !absent.is_empty() {
+                        let message =
+                            "an update of a key does not carry all columns (binlog_row_image=noblob): rebuild the table with full_refresh";
+                        return Err(Error::new(ErrorKind::Unsupported, message));
+                    }
+                    emit(Op::Insert, &scratch.after, after, absent, &mut scratch.text)
+                }
+            }
+            (None, None) => Err(Error::protocol("a row change has neither a before nor an after image")),
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let rows = match self.segments.last() {
+            Some(Change::Rows(rows)) => rows.len(),
+            _ => 0,
+        };
+        Mark { segments: self.segments.len(), rows }
+    }
+
+    fn has_uncommitted(&self) -> bool {
+        self.mark() != self.committed
+    }
+
+    fn discard(&mut self) {
+        let Mark { segments, rows } = self.committed;
+        // New columns stay: the FIELD event that brought them holds beyond its transaction.
+        let mut position = 0;
+        self.segments.retain(|change| {
+            position += 1;
+            position <= segments || matches!(change, Change::Columns { .. })
+        });
+        if let Some(Change::Rows(last)) = segments.checked_sub(1).and_then(|last| self.segments.get_mut(last)) {
+            last.truncate(rows);
+        }
+    }
+
+    fn commit(&mut self, at: DateTime, payload: Option<&Arc<str>>) {
+        let Mark { segments, rows } = self.committed;
+        let first = segments.saturating_sub(1);
+        let last_rows = self.segments.iter().rposition(|change| matches!(change, Change::Rows(_)));
+        for (index, change) in self.segments.iter_mut().enumerate().skip(first) {
+            let Change::Rows(changes) = change else { continue };
+            let from = if segments > 0 && index == first { rows } else { 0 };
+            changes.commit(from, at, payload.filter(|_| Some(index) == last_rows));
+        }
+        self.committed = self.mark();
+    }
+
+    fn push_committed(&mut self, change: Change) {
+        self.segments.push(change);
+        self.committed = self.mark();
+    }
+
+    /// Takes out what is committed and leaves what is not.
+    fn take_committed(&mut self) -> Vec<Change> {
+        let Mark { segments, rows } = self.committed;
+        let mut open = self.segments.split_off(segments);
+        let mut taken = std::mem::take(&mut self.segments);
+        if let Some(Change::Rows(last)) = taken.last_mut()
+            && last.len() > rows
+        {
+            open.insert(0, Change::Rows(last.split_off(rows)));
+        }
+        self.segments = open;
+        self.committed = Mark::default();
+        taken.retain(|change| !matches!(change, Change::Rows(rows) if rows.is_empty()));
+        taken
+    }
+
+    fn end(&mut self, error: Error, position: Vgtid, ordinal: u64) {
+        self.discard();
+        let table = Arc::clone(&self.table);
+        self.push_committed(Change::Ended { table, error: Arc::new(error) });
+        self.state = Following::Ended { position, ordinal };
+    }
+
+    /// How far the table is when the stream is at `stream`: on shards where it is ahead, its own position.
+    fn position(&self, stream: &Vgtid) -> Vgtid {
+        if self.ahead.is_empty() {
+            return stream.clone();
+        }
+        let choose = |shard: &ShardGtid| match self.own.get(shard.keyspace(), shard.shard()) {
+            Some(own) if self.ahead.contains_key(shard.shard()) => own.clone(),
+            _ => shard.clone(),
+        };
+        Vgtid::new(stream.shards().iter().map(choose).collect())
+    }
+}
