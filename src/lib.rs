@@ -2,11 +2,18 @@
 
 mod error;
 mod gtid;
+mod options;
 mod position;
+mod tls;
+mod uri;
 // The event decoder of the feature `vstream` reads what positions do not need: packed numbers, other wire types.
 #[allow(dead_code)]
 mod wire;
 
 pub use error::{Error, ErrorKind, PositionFault, Result};
 pub use gtid::{GtidSet, ServerUuid};
+pub use options::{
+    CaptureMode, CaptureOptions, DuckDbOptions, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, Workload,
+};
 pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
+pub use tls::Tls;
