@@ -1,6 +1,9 @@
 //! Moves tables and their changes out of PlanetScale, Vitess and MySQL into DuckDB and SQLite, from inside a program.
 
 mod error;
+#[doc(hidden)]
+#[cfg(any(test, feature = "_fuzzing"))]
+pub mod fuzzing;
 mod gtid;
 mod options;
 mod position;
