@@ -3,10 +3,16 @@
 mod batch;
 mod change;
 mod error;
+#[cfg(any(test, feature = "_fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gtid;
+mod options;
 mod position;
 mod schema;
 mod source;
+mod tls;
+mod uri;
 mod value;
 mod wire;
 
@@ -14,6 +20,10 @@ pub use batch::{Batch, ColumnData, Row, Values, VarLen};
 pub use change::{Change, ChangeBatch, Checkpoint, Op, TableChanges};
 pub use error::{Error, ErrorKind, PositionFault, Result};
 pub use gtid::{GtidSet, ServerUuid};
+pub use options::{
+    CaptureMode, CaptureOptions, DuckDbOptions, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, Workload,
+};
 pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
 pub use schema::{Column, ColumnType, Table, TableName};
+pub use tls::Tls;
 pub use value::{DateTime, Time, ValueRef, ZeroDates};
