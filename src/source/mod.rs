@@ -1,0 +1,4 @@
+//! Where data comes from.
+
+#[cfg(feature = "vstream")]
+mod vstream;
