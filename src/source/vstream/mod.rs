@@ -1,4 +1,25 @@
+//! Change capture: vtgate's VStream.
+
+#[cfg(all(feature = "vstream", not(unix)))]
+compile_error!("feature `vstream` needs Unix sockets: build with `default-features = false` on this system");
+
 pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod event;
+#[cfg(feature = "vstream")]
+mod handover;
 pub(crate) mod machine;
+#[cfg(feature = "vstream")]
+mod pump;
+#[cfg(feature = "vstream")]
+mod status;
+#[cfg(feature = "vstream")]
+pub(crate) mod transport;
+
+/// The messages of the protocol, generated from `proto/vtgate.proto`.
+#[cfg(feature = "vstream")]
+#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+pub(crate) mod proto {
+    include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
+    pub use vtgate::*;
+}

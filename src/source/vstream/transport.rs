@@ -1,0 +1,585 @@
+//! The connection to vtgate's gRPC port, and blocking calls over it.
+//!
+//! grpc core has no TLS library built in: it works on one end of a socket pair, and the [pump](super::pump) moves bytes between the other end and
+//! the server, through rustls where TLS is wanted. A channel lives as long as its connection; it never connects again by itself, so that what
+//! comes after a failure is decided above.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_core::Stream as _;
+use grpcio::{
+    CallOption, ChannelBuilder, Client, ClientSStreamReceiver, EnvBuilder, GrpcSlice, Marshaller, MessageReader, Metadata, MetadataBuilder,
+    Method, MethodType,
+};
+use protobuf::Message as _;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use super::proto::{VStreamRequest, VStreamResponse};
+use super::pump::{End, Greeting, Pump};
+use super::{handover, status};
+use crate::tls::{self, Tls, TlsFiles};
+use crate::{Error, ErrorKind, Result};
+
+/// Where vtgate's gRPC port is, how to reach it and who asks.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    /// A name or an address; an IPv6 address may stand in brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// [`Tls::Preferred`] is refused: gRPC cannot ask a server whether it speaks TLS.
+    pub(crate) tls: Tls,
+    pub(crate) tls_files: TlsFiles,
+    /// Sent as `authorization: Basic` (PlanetScale) and as `username` and `password` (vtgate's static authentication).
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    /// For all of name resolution, TCP, TLS and the server's first answer.
+    pub(crate) connect_timeout: Duration,
+    /// A message above this ends the stream with [`ErrorKind::Limit`].
+    pub(crate) max_message_bytes: usize,
+    /// Send the password in plain text to another machine. Asked for by name: `grpc_credentials=plaintext`.
+    pub(crate) plaintext_credentials: bool,
+}
+
+impl Endpoint {
+    fn bare_host(&self) -> &str {
+        self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host)
+    }
+
+    /// `host:port`, for messages and as gRPC's authority.
+    fn server(&self) -> String {
+        match self.bare_host() {
+            host if host.contains(':') => format!("[{host}]:{}", self.port),
+            host => format!("{host}:{}", self.port),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("server", &self.server())
+            .field("tls", &self.tls)
+            .field("tls_files", &self.tls_files)
+            .field("user", &self.user)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("connect_timeout", &self.connect_timeout)
+            .field("max_message_bytes", &self.max_message_bytes)
+            .field("plaintext_credentials", &self.plaintext_credentials)
+            .finish()
+    }
+}
+
+/// The one method that is called. A response is handed over as the message's bytes; [`decode`] is a step of its own.
+const VSTREAM: Method<VStreamRequest, Vec<u8>> = Method {
+    ty: MethodType::ServerStreaming,
+    name: "/vtgateservice.Vitess/VStream",
+    req_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
+    resp_mar: Marshaller { ser: put_bytes, de: take_bytes },
+};
+
+fn put_bytes(bytes: &Vec<u8>, slice: &mut GrpcSlice) -> grpcio::Result<()> {
+    *slice = GrpcSlice::from(bytes.as_slice());
+    Ok(())
+}
+
+fn take_bytes(mut reader: MessageReader) -> grpcio::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut reader, &mut bytes).map_err(|error| grpcio::Error::Codec(error.into()))?;
+    Ok(bytes)
+}
+
+/// Reads a message with the generated code.
+pub(crate) fn decode(message: &[u8]) -> Result<VStreamResponse> {
+    VStreamResponse::parse_from_bytes(message)
+        .map_err(|error| Error::protocol("vtgate sent a message that is not a VStreamResponse").with_cause(error))
+}
+
+/// A connection to vtgate. Streams that were opened on it keep it alive; the last of them to go closes it and ends its threads, which takes
+/// milliseconds. Open a stream soon: servers ping idle connections, and nothing here answers before a stream is open.
+pub(crate) struct Channel {
+    link: Arc<Link>,
+}
+
+struct Link {
+    /// `None` only in `drop`.
+    client: Option<Client>,
+    pump: Pump,
+    server: String,
+    credentials: Option<Metadata>,
+    max_message_bytes: usize,
+    tls: bool,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The channel goes first and closes its end of the socket pair; the pump sees that, says farewell to the server and ends.
+        self.client = None;
+    }
+}
+
+impl Channel {
+    /// Connects and waits for the server's first bytes, so that whoever answers is known to be a gRPC server.
+    ///
+    /// Blocks for at most the endpoint's `connect_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// `Config` before anything is sent; `Connect`, `Timeout`, `Tls` and `Auth` (a client certificate) each with a sentence of its own.
+    pub(crate) fn connect(endpoint: &Endpoint) -> Result<Self> {
+        let deadline = Instant::now() + endpoint.connect_timeout;
+        let server = endpoint.server();
+        if endpoint.tls == Tls::Preferred {
+            return Err(Error::config(
+                "`grpc_tls=preferred` is not possible: gRPC cannot ask whether the server speaks TLS; use `true` or `false`",
+            ));
+        }
+        let config = tls::client_config(endpoint.tls, &endpoint.tls_files, &[b"h2"])?;
+        let credentials = credentials(endpoint)?;
+        let addresses = resolve(endpoint, deadline)?;
+        let exposed = config.is_none() && !endpoint.plaintext_credentials && !addresses.iter().all(|address| address.ip().is_loopback());
+        if credentials.is_some() && exposed {
+            return Err(Error::config(format!(
+                "the password would go to `{server}` in plain text: set `grpc_tls=true`, or allow it with `grpc_credentials=plaintext`"
+            )));
+        }
+        let mut tcp = dial(endpoint, &addresses, deadline)?;
+        let tls = match config {
+            None => None,
+            Some(config) => {
+                let name = ServerName::try_from(endpoint.bare_host().to_owned()).map_err(|error| {
+                    Error::config(format!("`{}` is not a host name that a certificate could be for", endpoint.host)).with_cause(error)
+                })?;
+                let mut connection = ClientConnection::new(config, name).map_err(|error| tls::explain(error, &server, "grpc_tls"))?;
+                shake_hands(endpoint, &mut tcp, &mut connection, deadline)?;
+                Some(connection)
+            }
+        };
+        let uses_tls = tls.is_some();
+        let local = |error: io::Error| Error::new(ErrorKind::Connect, "a socket pair for gRPC cannot be set up").with_cause(error);
+        let (ours, for_grpc) = UnixStream::pair().map_err(local)?;
+        let pump = Pump::start(tcp, tls, ours, deadline).map_err(local)?;
+
+        redirect_log();
+        // A polling thread of its own per connection: it ends with the connection.
+        let environment = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("ingest-grpc").build());
+        let builder = ChannelBuilder::new(environment)
+            .default_authority(server.as_str())
+            .primary_user_agent(concat!("planetscale-ingest/", env!("CARGO_PKG_VERSION")))
+            .max_receive_message_len(i32::try_from(endpoint.max_message_bytes).unwrap_or(i32::MAX))
+            // vtgate takes pings more often than every 10 s, or without a stream, for an attack and closes.
+            .keepalive_time(Duration::from_secs(30))
+            .keepalive_timeout(Duration::from_secs(20))
+            .keepalive_permit_without_calls(false)
+            .http2_max_pings_without_data(0)
+            .http2_min_sent_ping_interval_without_data(Duration::from_secs(30));
+        let client = Client::new(handover::channel(builder, &server, for_grpc));
+        let link = Arc::new(Link {
+            client: Some(client),
+            pump,
+            server,
+            credentials,
+            max_message_bytes: endpoint.max_message_bytes,
+            tls: uses_tls,
+        });
+        if !link.pump.wait_for_answer() {
+            return Err(link.reason().unwrap_or_else(|| Error::new(ErrorKind::Connect, format!("`{}` cannot be reached", link.server))));
+        }
+        Ok(Self { link })
+    }
+
+    /// Sends a request and returns at once; errors of the server come from [`Stream::receive`].
+    pub(crate) fn vstream(&self, request: &VStreamRequest) -> Result<Stream> {
+        let mut option = CallOption::default();
+        if let Some(credentials) = &self.link.credentials {
+            option = option.headers(credentials.clone());
+        }
+        let client = self.link.client.as_ref().ok_or_else(|| Error::new(ErrorKind::Connect, "the channel is closed"))?;
+        let receiver = client.server_streaming(&VSTREAM, request, option).map_err(|error| self.link.explain(error))?;
+        let signal = Arc::new(Signal::default());
+        Ok(Stream { receiver: Some(receiver), waker: Waker::from(Arc::clone(&signal)), signal, link: Arc::clone(&self.link) })
+    }
+}
+
+impl Link {
+    /// The pump's reason for the end of the connection, if it has ended and not at our own wish.
+    fn reason(&self) -> Option<Error> {
+        let server = &self.server;
+        self.pump.end(|end| {
+            let (kind, sentence) = match end? {
+                End::Ours => return None,
+                End::Tls(error) => return Some(tls::explain(error.clone(), server, "grpc_tls")),
+                End::Closed { answered: true } => (ErrorKind::Connect, format!("`{server}` closed the connection")),
+                End::Closed { answered: false } if self.tls => {
+                    (ErrorKind::Connect, format!("`{server}` closed the connection after the TLS handshake, without an answer"))
+                }
+                End::Closed { answered: false } => (
+                    ErrorKind::Tls,
+                    format!("`{server}` closed the connection without an answer to plain text: if it is a TLS port, set `grpc_tls=true`"),
+                ),
+                End::Silent => {
+                    (ErrorKind::Timeout, format!("`{server}` accepted the connection and sent nothing within the connect time limit"))
+                }
+                End::Foreign(Greeting::Tls) => (ErrorKind::Tls, format!("`{server}` answers TLS: set `grpc_tls=true`")),
+                End::Foreign(Greeting::Mysql) => (
+                    ErrorKind::Config,
+                    format!("`{server}` answers as a MySQL server: `grpc_port` must be vtgate's gRPC port, which differs from its MySQL port"),
+                ),
+                End::Foreign(Greeting::Http1) => (
+                    ErrorKind::Config,
+                    format!("`{server}` answers HTTP/1, not gRPC: `grpc_port` must be vtgate's gRPC port; if it is a TLS port, set `grpc_tls=true`"),
+                ),
+                End::Foreign(_) => {
+                    (ErrorKind::Config, format!("`{server}` does not answer as a gRPC server: `grpc_port` must be vtgate's gRPC port"))
+                }
+                End::Broken(error) => {
+                    let cause = io::Error::new(error.kind(), error.to_string());
+                    return Some(Error::new(ErrorKind::Connect, format!("the connection to `{server}` broke")).with_cause(cause));
+                }
+            };
+            Some(Error::new(kind, sentence))
+        })
+    }
+
+    /// Joins gRPC's status with the pump's reason: grpc core knows only that its socket was closed.
+    fn explain(&self, error: grpcio::Error) -> Error {
+        match error {
+            grpcio::Error::RpcFailure(found) => {
+                let (code, text) = (found.code(), found.message());
+                let of_connection = || status::is_about_the_connection(code, text).then(|| self.reason()).flatten();
+                status::by_text(code, text, self.max_message_bytes).or_else(of_connection).unwrap_or_else(|| status::by_code(code, text))
+            }
+            // Text of our own libraries: no value can be in it.
+            other => match self.reason() {
+                Some(reason) => reason,
+                None => Error::new(ErrorKind::Connect, format!("the call to `{}` failed", self.server)).with_cause(other),
+            },
+        }
+    }
+}
+
+/// What [`Stream::receive`] brought.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// The bytes of a VStreamResponse.
+    Message(Vec<u8>),
+    /// Nothing until the deadline; the stream goes on.
+    TimedOut,
+    /// The server ended the stream without an error. Also what follows an error.
+    Ended,
+}
+
+/// A running VStream. Dropping it cancels the call.
+pub(crate) struct Stream {
+    /// `None` after the end. Stands before `link`, so that it is dropped first.
+    receiver: Option<ClientSStreamReceiver<Vec<u8>>>,
+    waker: Waker,
+    signal: Arc<Signal>,
+    link: Arc<Link>,
+}
+
+impl Stream {
+    /// Waits for the next message until `deadline`; one that is already there is delivered even after it.
+    ///
+    /// grpc core reads one message ahead; more wait at the server.
+    ///
+    /// # Errors
+    ///
+    /// `Cancelled` after [`Canceller::cancel`]; otherwise what the server or the connection says. An error ends the stream. Messages that were
+    /// not received yet are lost then: grpc core drops them.
+    pub(crate) fn receive(&mut self, deadline: Instant) -> Result<Received> {
+        loop {
+            let Some(receiver) = &mut self.receiver else { return Ok(Received::Ended) };
+            if self.signal.is_cancelled() {
+                self.receiver = None;
+                return Err(Error::new(ErrorKind::Cancelled, "the stream was cancelled"));
+            }
+            let mut context = Context::from_waker(&self.waker);
+            match Pin::new(receiver).poll_next(&mut context) {
+                Poll::Ready(Some(Ok(message))) => return Ok(Received::Message(message)),
+                Poll::Ready(Some(Err(error))) => {
+                    self.receiver = None;
+                    return Err(self.link.explain(error));
+                }
+                Poll::Ready(None) => {
+                    self.receiver = None;
+                    return Ok(Received::Ended);
+                }
+                Poll::Pending => {
+                    if !self.signal.wait(deadline) {
+                        return Ok(Received::TimedOut);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A handle for another thread.
+    pub(crate) fn canceller(&self) -> Canceller {
+        Canceller { signal: Arc::clone(&self.signal) }
+    }
+}
+
+/// Ends a [`Stream`] from another thread.
+#[derive(Clone)]
+pub(crate) struct Canceller {
+    signal: Arc<Signal>,
+}
+
+impl Canceller {
+    /// Makes the stream's running [`receive`](Stream::receive) return at once, and every later one, with an error of kind `Cancelled`.
+    pub(crate) fn cancel(&self) {
+        self.signal.set(|state| state.cancelled = true);
+    }
+}
+
+/// Where [`Stream::receive`] sleeps. Not `thread::park`, whose token the program may use itself.
+#[derive(Default)]
+struct Signal {
+    state: Mutex<SignalState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct SignalState {
+    woken: bool,
+    cancelled: bool,
+}
+
+impl Signal {
+    fn set(&self, change: impl FnOnce(&mut SignalState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).cancelled
+    }
+
+    /// Waits for a wake-up or a cancellation. `false`: the deadline passed first.
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if state.woken || state.cancelled {
+                state.woken = false;
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.set(|state| state.woken = true);
+    }
+}
+
+/// The metadata that says who asks.
+fn credentials(endpoint: &Endpoint) -> Result<Option<Metadata>> {
+    let Some(user) = &endpoint.user else { return Ok(None) };
+    let password = endpoint.password.as_deref().unwrap_or_default();
+    let refused = |_| Error::config("the user or the password cannot be sent as gRPC metadata");
+    let mut metadata = MetadataBuilder::with_capacity(3);
+    metadata.add_str("authorization", &format!("Basic {}", BASE64.encode(format!("{user}:{password}")))).map_err(refused)?;
+    // Metadata is printable ASCII. Other letters pass in the encoded form only, which vtgate's static authentication does not read.
+    let printable = |text: &str| text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if printable(user) && printable(password) {
+        metadata.add_str("username", user).and_then(|metadata| metadata.add_str("password", password)).map_err(refused)?;
+    }
+    Ok(Some(metadata.build()))
+}
+
+fn timed_out(endpoint: &Endpoint, what: &str) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!("{what} `{}` took longer than the connect time limit of {:?}", endpoint.server(), endpoint.connect_timeout),
+    )
+}
+
+fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    let host = endpoint.bare_host();
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, endpoint.port)]);
+    }
+    // The system's resolver takes no time limit. If it comes too late, its thread finishes alone: nothing can interrupt it.
+    let (sender, found) = sync_channel(1);
+    let question = (host.to_owned(), endpoint.port);
+    let unknown = |error: io::Error| Error::new(ErrorKind::Connect, format!("the name `{host}` cannot be resolved")).with_cause(error);
+    std::thread::Builder::new()
+        .name("ingest-resolver".into())
+        .spawn(move || sender.send(question.to_socket_addrs().map(Vec::from_iter)))
+        .map_err(unknown)?;
+    match found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err(unknown(io::ErrorKind::NotFound.into())),
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(unknown(error)),
+        Err(RecvTimeoutError::Timeout) => Err(timed_out(endpoint, "resolving the name of")),
+        Err(RecvTimeoutError::Disconnected) => Err(unknown(io::ErrorKind::NotFound.into())),
+    }
+}
+
+fn dial(endpoint: &Endpoint, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
+    let server = endpoint.server();
+    let mut last = None;
+    for (i, address) in addresses.iter().enumerate() {
+        // Each address gets its share of the time, so that a dead first one does not hide a living second one.
+        let addresses_left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / addresses_left;
+        if share.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, share) {
+            Ok(tcp) => {
+                // Without it small frames wait for acknowledgements. A kernel that refuses leaves a slower connection.
+                let _ = tcp.set_nodelay(true);
+                return Ok(tcp);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let Some(error) = last else { return Err(timed_out(endpoint, "connecting to")) };
+    Err(match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => timed_out(endpoint, "connecting to"),
+        io::ErrorKind::ConnectionRefused => {
+            Error::new(ErrorKind::Connect, format!("`{server}` refuses the connection: nothing listens there"))
+        }
+        _ => Error::new(ErrorKind::Connect, format!("`{server}` cannot be reached")),
+    }
+    .with_cause(error))
+}
+
+/// The TLS handshake, on this thread.
+fn shake_hands(endpoint: &Endpoint, tcp: &mut TcpStream, connection: &mut ClientConnection, deadline: Instant) -> Result<()> {
+    let server = endpoint.server();
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => timed_out(endpoint, "the TLS handshake with"),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::new(
+            ErrorKind::Tls,
+            format!("`{server}` closed the connection during the TLS handshake: if it is a plain port, set `grpc_tls=false`"),
+        ),
+        _ => Error::new(ErrorKind::Connect, format!("the connection to `{server}` broke during the TLS handshake")).with_cause(error),
+    };
+    while connection.is_handshaking() || connection.wants_write() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(timed_out(endpoint, "the TLS handshake with"));
+        }
+        tcp.set_read_timeout(Some(left)).and_then(|()| tcp.set_write_timeout(Some(left))).map_err(failed)?;
+        if connection.wants_write() {
+            connection.write_tls(tcp).map_err(failed)?;
+            continue;
+        }
+        if connection.read_tls(tcp).map_err(failed)? == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Err(error) = connection.process_new_packets() {
+            // The alert that tells the server why; if it cannot be sent, it is not missed.
+            let _ = connection.write_tls(tcp);
+            return Err(tls::explain(error, &server, "grpc_tls"));
+        }
+    }
+    match connection.alpn_protocol() {
+        Some(b"h2") => Ok(()),
+        _ => Err(Error::new(ErrorKind::Tls, format!("`{server}` speaks TLS but does not agree on HTTP/2: this is not a gRPC port"))),
+    }
+}
+
+/// Sends grpc core's own messages to the `log` crate; by default they go to standard error, which is the program's.
+fn redirect_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let level = log::max_level();
+        if level == log::LevelFilter::Off {
+            // With logging off grpcio would leave grpc core's own logger in place. A level for an instant makes it install its own, which asks
+            // for the level at each message.
+            log::set_max_level(log::LevelFilter::Error);
+            grpcio::redirect_log();
+            log::set_max_level(level);
+        } else {
+            grpcio::redirect_log();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(host: &str) -> Endpoint {
+        Endpoint {
+            host: host.into(),
+            port: 15991,
+            tls: Tls::Off,
+            tls_files: TlsFiles::default(),
+            user: Some("app".into()),
+            password: Some("p@ss:w/rd".into()),
+            connect_timeout: Duration::from_secs(5),
+            max_message_bytes: 64 << 20,
+            plaintext_credentials: false,
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_password() {
+        let shown = format!("{:?}", endpoint("db.example"));
+        assert!(shown.contains("db.example:15991") && !shown.contains("w/rd"), "{shown}");
+    }
+
+    #[test]
+    fn the_authority_of_an_ipv6_address_has_brackets_once() {
+        assert_eq!(endpoint("::1").server(), "[::1]:15991");
+        assert_eq!(endpoint("[::1]").server(), "[::1]:15991");
+        assert_eq!(endpoint("[::1]").bare_host(), "::1");
+    }
+
+    #[test]
+    fn a_password_goes_in_plain_text_to_this_machine_only() {
+        // An address of the range for documentation: were it dialled, this would take the whole time limit and be another error.
+        let error = Channel::connect(&endpoint("192.0.2.1")).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert_eq!(
+            error.to_string(),
+            "the password would go to `192.0.2.1:15991` in plain text: set `grpc_tls=true`, or allow it with `grpc_credentials=plaintext`"
+        );
+    }
+
+    #[test]
+    fn preferred_is_refused() {
+        let error = Channel::connect(&Endpoint { tls: Tls::Preferred, ..endpoint("127.0.0.1") }).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn credentials_are_sent_in_both_forms() {
+        let metadata = credentials(&endpoint("db")).unwrap().unwrap();
+        let sent: Vec<_> = metadata.iter().map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into_owned())).collect();
+        let expected = [("authorization", "Basic YXBwOnBAc3M6dy9yZA=="), ("username", "app"), ("password", "p@ss:w/rd")]
+            .map(|(k, v)| (k.into(), v.into()));
+        assert_eq!(sent, expected);
+
+        let umlaut = Endpoint { password: Some("pässword".into()), ..endpoint("db") };
+        assert_eq!(credentials(&umlaut).unwrap().unwrap().len(), 1);
+        assert!(credentials(&Endpoint { user: None, ..endpoint("db") }).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_that_is_not_protobuf_is_a_protocol_error() {
+        assert_eq!(decode(&[0x0a, 0xff]).unwrap_err().kind(), ErrorKind::Protocol);
+        assert!(decode(&[]).unwrap().events.is_empty());
+    }
+}
