@@ -1,0 +1,76 @@
+//! What vtgate says of a keyspace over its MySQL connection: shards, histories, defaults.
+//!
+//! vtgate answers a position that it cannot serve with heartbeats for a minute and a half and then with another cause, so what a stream
+//! could find out by itself is asked for before.
+
+use crate::gtid::GtidSet;
+use crate::options::TabletType;
+use crate::position::ServerShard;
+use crate::source::mysql::Connection;
+use crate::{Error, ErrorKind, Result};
+
+/// The serving shards of a keyspace, in vtgate's order.
+pub(crate) fn shards(connection: &mut Connection, keyspace: &str) -> Result<Vec<String>> {
+    // LIKE takes `_` and `%` for wildcards, so the names are compared here.
+    let rows = connection.query("SHOW VITESS_SHARDS", &[])?;
+    let shards: Vec<String> = rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .filter_map(|name| name.rsplit_once('/').filter(|(of, _)| *of == keyspace).map(|(_, shard)| shard.to_owned()))
+        .collect();
+    if shards.is_empty() {
+        return Err(Error::new(ErrorKind::Schema, format!("the server serves no shard of a keyspace `{keyspace}`")));
+    }
+    Ok(shards)
+}
+
+/// What the tablets of each shard have executed, and what their binary logs no longer hold.
+pub(crate) fn histories(connection: &mut Connection, keyspace: &str, shards: &[String], tablet_type: TabletType) -> Result<Vec<ServerShard>> {
+    let tablet = match tablet_type {
+        TabletType::Primary => "primary",
+        TabletType::Replica => "replica",
+        TabletType::Rdonly => "rdonly",
+    };
+    let mut histories = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let target = format!("{keyspace}:{shard}@{tablet}");
+        let history = history(connection, &target).map_err(|error| error.with_shard(shard))?;
+        histories.push(ServerShard { shard: shard.clone(), executed: history.0, purged: history.1 });
+    }
+    target(connection, keyspace)?;
+    Ok(histories)
+}
+
+fn history(connection: &mut Connection, shard: &str) -> Result<(GtidSet, GtidSet)> {
+    target(connection, shard)?;
+    let rows = connection.query("SELECT @@global.gtid_executed, @@global.gtid_purged", &[])?;
+    let mut cells = rows.into_iter().next().unwrap_or_default().into_iter();
+    let mut set = |name: &str| -> Result<GtidSet> {
+        let text = cells.next().flatten().ok_or_else(|| Error::protocol(format!("the server does not tell its {name}")))?;
+        GtidSet::parse(&text)
+    };
+    Ok((set("gtid_executed")?, set("gtid_purged")?))
+}
+
+fn target(connection: &mut Connection, name: &str) -> Result<()> {
+    connection.execute(&format!("USE `{}`", name.replace('`', "``")))
+}
+
+/// The constant that rows written before a column was added hold in it.
+///
+/// `Ok(None)` is NULL. An error of kind `Unsupported` says that it is not a constant.
+pub(crate) fn default_of(connection: &mut Connection, table: &str, column: &str) -> Result<Option<String>> {
+    let sql = "SELECT column_default, extra FROM information_schema.columns WHERE table_schema = database() AND table_name = ? AND column_name = ?";
+    let Some(row) = connection.query(sql, &[table, column])?.into_iter().next() else {
+        // Dropped again already: what its rows held is of no use to anybody.
+        return Ok(None);
+    };
+    let mut cells = row.into_iter();
+    let default = cells.next().flatten();
+    let extra = cells.next().flatten().unwrap_or_default().to_ascii_uppercase();
+    if extra.split(' ').any(|word| word == "DEFAULT_GENERATED" || word == "GENERATED") {
+        let message = format!("the values of column `{table}.{column}` in older rows are computed by the server");
+        return Err(Error::new(ErrorKind::Unsupported, message).with_table(table).with_column(column));
+    }
+    Ok(default)
+}
