@@ -23,6 +23,15 @@ impl Batch {
         Self { table, columns, rows: 0 }
     }
 
+    /// An empty batch of the same table, with room for about as much as `full` holds.
+    pub(crate) fn with_capacity_of(full: &Self) -> Self {
+        let mut batch = Self::new(Arc::clone(&full.table));
+        for (column, full) in batch.columns.iter_mut().zip(&full.columns) {
+            column.reserve_as(full);
+        }
+        batch
+    }
+
     /// The table whose rows these are.
     pub fn table(&self) -> &Arc<Table> {
         &self.table
@@ -258,6 +267,23 @@ impl ColumnData {
         }
     }
 
+    fn reserve_as(&mut self, full: &Self) {
+        let rows = full.len() + full.len() / 8;
+        match (&mut self.values, &full.values) {
+            (Values::Int(values), _) => values.reserve(rows),
+            (Values::UInt(values), _) => values.reserve(rows),
+            (Values::Float(values), _) => values.reserve(rows),
+            (Values::Double(values), _) => values.reserve(rows),
+            (Values::DateTime(values), _) => values.reserve(rows),
+            (Values::Time(values), _) => values.reserve(rows),
+            (Values::Text(values) | Values::Bytes(values), Values::Text(full) | Values::Bytes(full)) => {
+                values.ends.reserve(rows);
+                values.data.reserve(full.data.len() + full.data.len() / 8);
+            }
+            (Values::Text(_) | Values::Bytes(_), _) => {}
+        }
+    }
+
     fn mismatch(&self, found: &str) -> Error {
         let expected = match &self.values {
             Values::Int(_) => "a whole number",
@@ -419,12 +445,18 @@ impl VarLen {
         self.ends.is_empty()
     }
 
+    /// The values of some rows, one after the other.
+    pub(crate) fn range(&self, rows: std::ops::Range<usize>) -> impl ExactSizeIterator<Item = &[u8]> {
+        let mut start = if rows.start == 0 { 0 } else { self.ends[rows.start - 1] };
+        self.ends[rows].iter().map(move |&end| &self.data[std::mem::replace(&mut start, end)..end])
+    }
+
     /// The value at `row` of a column of text. What is pushed there is UTF-8, so nothing is ever replaced.
     fn text(&self, row: usize) -> &str {
         std::str::from_utf8(self.get(row)).unwrap_or_default()
     }
 
-    fn push(&mut self, value: &[u8]) {
+    pub(crate) fn push(&mut self, value: &[u8]) {
         self.data.extend_from_slice(value);
         self.ends.push(self.data.len());
     }

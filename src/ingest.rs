@@ -1,0 +1,246 @@
+//! From a source into a destination: what most users call.
+
+mod batch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::report::{Report, peak_memory_bytes};
+use crate::schema::TableName;
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::value::ZeroDates;
+use crate::{Error, ErrorKind, Result};
+
+/// How rows get into a destination's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// The table is built anew beside the old one and takes its place at the end.
+    Replace,
+    /// Rows are added to those that are there.
+    Append,
+    /// Rows replace those with the same primary key, and are added where there are none.
+    Merge,
+}
+
+/// What to move, and how. The defaults move every table and replace those at the destination.
+#[derive(Clone, Default)]
+pub struct IngestOptions {
+    tables: Vec<String>,
+    dest_table: Option<TableName>,
+    dest_schema: Option<String>,
+    strategy: Option<Strategy>,
+    primary_key: Vec<String>,
+    full_refresh: bool,
+    hard_delete: bool,
+    zero_dates: ZeroDates,
+    progress: Option<ProgressCallback>,
+    cancel: Cancel,
+}
+
+type ProgressCallback = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
+
+/// How far a run is. Passed to the callback of [`IngestOptions::with_progress`] after every batch.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The table that is being worked on, at the source.
+    pub table: &'a str,
+    /// Its place among the tables of the run, from 0.
+    pub table_index: usize,
+    /// The number of tables of the run.
+    pub tables: usize,
+    /// Rows and changes read of this table so far.
+    pub rows: u64,
+    /// Memory that their values took, in bytes.
+    pub bytes: u64,
+    /// Since the run began.
+    pub elapsed: Duration,
+}
+
+impl IngestOptions {
+    /// Every table, replaced.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tables to move, by their exact names. Default: all base tables of the database.
+    #[must_use]
+    pub fn with_tables<S: Into<String>>(mut self, tables: impl IntoIterator<Item = S>) -> Self {
+        self.tables = tables.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The destination's table, for a run of one table. Default: the source's name.
+    #[must_use]
+    pub fn with_dest_table(mut self, table: TableName) -> Self {
+        self.dest_table = Some(table);
+        self
+    }
+
+    /// The destination's schema for tables that keep their names. Default: that of the source's URI, else the destination's own default.
+    #[must_use]
+    pub fn with_dest_schema(mut self, schema: impl Into<String>) -> Self {
+        self.dest_schema = Some(schema.into());
+        self
+    }
+
+    /// How rows get into the table. Default: [`Strategy::Replace`] for whole tables, [`Strategy::Merge`] for change capture.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = Some(strategy);
+        self
+    }
+
+    /// The columns that identify a row, in place of the source's primary key.
+    #[must_use]
+    pub fn with_primary_key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
+        self.primary_key = columns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether to forget what the destination has and build it anew. Default: no.
+    #[must_use]
+    pub fn with_full_refresh(mut self, full_refresh: bool) -> Self {
+        self.full_refresh = full_refresh;
+        self
+    }
+
+    /// Whether change capture removes deleted rows, instead of marking them. Default: no.
+    #[must_use]
+    pub fn with_hard_delete(mut self, hard_delete: bool) -> Self {
+        self.hard_delete = hard_delete;
+        self
+    }
+
+    /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].
+    #[must_use]
+    pub fn with_zero_dates(mut self, zero_dates: ZeroDates) -> Self {
+        self.zero_dates = zero_dates;
+        self
+    }
+
+    /// A function that is called after every batch, on the thread that called [`ingest`]. Default: none.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+
+    /// A handle that ends the run from outside. Default: one that nobody has.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// The tables to move; empty for all.
+    pub fn tables(&self) -> &[String] {
+        &self.tables
+    }
+
+    /// The destination's table, for a run of one table.
+    pub fn dest_table(&self) -> Option<&TableName> {
+        self.dest_table.as_ref()
+    }
+
+    /// The destination's schema for tables that keep their names.
+    pub fn dest_schema(&self) -> Option<&str> {
+        self.dest_schema.as_deref()
+    }
+
+    /// How rows get into the table, if it was set.
+    pub fn strategy(&self) -> Option<Strategy> {
+        self.strategy
+    }
+
+    /// The columns that identify a row; empty for the source's primary key.
+    pub fn primary_key(&self) -> &[String] {
+        &self.primary_key
+    }
+
+    /// Whether to forget what the destination has.
+    pub fn full_refresh(&self) -> bool {
+        self.full_refresh
+    }
+
+    /// Whether change capture removes deleted rows.
+    pub fn hard_delete(&self) -> bool {
+        self.hard_delete
+    }
+
+    /// What becomes of dates that the destination's types cannot hold.
+    pub fn zero_dates(&self) -> ZeroDates {
+        self.zero_dates
+    }
+
+    /// The handle that ends the run from outside.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    pub(crate) fn report_progress(&self, progress: &Progress<'_>) {
+        if let Some(callback) = &self.progress {
+            callback(progress);
+        }
+    }
+
+    /// Where the rows of a source's table go.
+    ///
+    /// # Errors
+    /// `Config` if several tables are to become one.
+    pub(crate) fn destination_of(&self, table: &str, tables: usize) -> Result<TableName> {
+        match (&self.dest_table, &self.dest_schema) {
+            (Some(name), _) if tables > 1 => {
+                Err(Error::config(format!("{tables} tables cannot all become `{name}`; name one source table")))
+            }
+            (Some(name), Some(schema)) if name.schema().is_none() => Ok(name.clone().in_schema(schema)),
+            (Some(name), Some(schema)) if name.schema() != Some(schema) => {
+                Err(Error::config(format!("the destination's table `{name}` contradicts its schema `{schema}`")))
+            }
+            (Some(name), _) => Ok(name.clone()),
+            (None, Some(schema)) => Ok(TableName::new(table).in_schema(schema)),
+            (None, None) => Ok(TableName::new(table)),
+        }
+    }
+}
+
+impl fmt::Debug for IngestOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IngestOptions")
+            .field("tables", &self.tables)
+            .field("dest_table", &self.dest_table)
+            .field("dest_schema", &self.dest_schema)
+            .field("strategy", &self.strategy)
+            .field("primary_key", &self.primary_key)
+            .field("full_refresh", &self.full_refresh)
+            .field("hard_delete", &self.hard_delete)
+            .field("zero_dates", &self.zero_dates)
+            .field("progress", &self.progress.is_some())
+            .field("cancel", &self.cancel)
+            .finish()
+    }
+}
+
+/// Moves tables from a source into a destination: whole for a `mysql://` source, and by change capture for a `mysql+cdc://` one.
+///
+/// Tables are worked on one after the other. One that fails does not keep the others from being moved: its error stands in the report. Only
+/// what concerns the whole run is an error of this function.
+///
+/// # Errors
+/// `Config` if the options contradict each other or the source; `Schema` if a table that was named does not exist; those of the
+/// connection. `Cancelled` never: a run that was cancelled reports what it did, with tables that are not complete.
+pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result<Report> {
+    let begun = Instant::now();
+    sink.set_zero_dates(options.zero_dates);
+    let mut report = match source.options().capture() {
+        None => batch::copy_tables(source, sink, options, begun)?,
+        Some(_) => return Err(Error::new(ErrorKind::Unsupported, "built without change capture")),
+    };
+    report.elapsed = begun.elapsed();
+    report.peak_memory_bytes = peak_memory_bytes();
+    Ok(report)
+}

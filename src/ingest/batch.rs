@@ -1,0 +1,112 @@
+//! Whole tables.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{IngestOptions, Progress, Strategy};
+use crate::report::{Report, TableReport, TableState};
+use crate::schema::{Table, TableName};
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::{Error, ErrorKind, Result};
+
+/// Copies the tables that the options name.
+pub(super) fn copy_tables(source: &Source, sink: &mut Sink, options: &IngestOptions, begun: Instant) -> Result<Report> {
+    check(options)?;
+    let tables = chosen(source, options)?;
+    let mut targets = Vec::with_capacity(tables.len());
+    for table in &tables {
+        targets.push(options.destination_of(table.name(), tables.len())?);
+    }
+    let mut report = Report::default();
+    for (index, (table, target)) in tables.iter().zip(&targets).enumerate() {
+        let table_begun = Instant::now();
+        let mut entry = TableReport::new(table.name(), target.to_string());
+        let progress = |entry: &TableReport| {
+            options.report_progress(&Progress {
+                table: table.name(),
+                table_index: index,
+                tables: tables.len(),
+                rows: entry.rows_read,
+                bytes: entry.bytes,
+                elapsed: begun.elapsed(),
+            });
+        };
+        entry.state = match copy_table(source, sink, options, table, target, &mut entry, progress) {
+            Ok(()) => TableState::Complete,
+            Err(error) if error.kind() == ErrorKind::Cancelled => TableState::Partial,
+            Err(error) => TableState::Failed { error: format!("{error:#}") },
+        };
+        entry.elapsed = table_begun.elapsed();
+        report.tables.push(entry);
+    }
+    Ok(report)
+}
+
+fn check(options: &IngestOptions) -> Result<()> {
+    if options.hard_delete() {
+        return Err(Error::config("`hard_delete` is for change capture; a whole copy has no deleted rows"));
+    }
+    if options.strategy() == Some(Strategy::Merge) {
+        return Err(Error::new(ErrorKind::Unsupported, "a whole copy can replace or append; `merge` is for change capture"));
+    }
+    if options.full_refresh() && options.strategy() == Some(Strategy::Append) {
+        return Err(Error::config("`full_refresh` contradicts the strategy `append`"));
+    }
+    Ok(())
+}
+
+/// The tables that were named, in that order, or all.
+fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
+    let tables = if options.tables().is_empty() {
+        let tables = source.tables()?;
+        if tables.is_empty() {
+            let database = source.options().database();
+            return Err(Error::new(ErrorKind::Schema, format!("database `{database}` has no tables that the user may see")));
+        }
+        tables
+    } else {
+        let mut tables: Vec<Table> = Vec::with_capacity(options.tables().len());
+        for name in options.tables() {
+            if tables.iter().any(|table| table.name() == name) {
+                return Err(Error::config(format!("table `{name}` is named twice")));
+            }
+            tables.push(source.table(name)?);
+        }
+        tables
+    };
+    tables
+        .into_iter()
+        .map(|table| if options.primary_key().is_empty() { Ok(table) } else { table.with_primary_key(options.primary_key()) }.map(Arc::new))
+        .collect()
+}
+
+/// Copies one table, keeping the account as it goes.
+fn copy_table(
+    source: &Source,
+    sink: &mut Sink,
+    options: &IngestOptions,
+    table: &Arc<Table>,
+    target: &TableName,
+    entry: &mut TableReport,
+    progress: impl Fn(&TableReport),
+) -> Result<()> {
+    options.cancel().check()?;
+    let mut rows = source.rows_of(Arc::clone(table))?;
+    let mut load = match options.strategy() {
+        Some(Strategy::Append) => sink.append(target, table)?,
+        _ => sink.replace(target, table)?,
+    };
+    while let Some(batch) = rows.next_unless(options.cancel()) {
+        let batch = batch?;
+        load.write(&batch)?;
+        entry.rows_read += batch.len() as u64;
+        entry.bytes += batch.bytes() as u64;
+        progress(entry);
+    }
+    let nulled_dates = load.nulled_dates();
+    let written = load.commit()?;
+    entry.rows_inserted = written.rows;
+    entry.nulled_dates = nulled_dates;
+    Ok(())
+}

@@ -1,0 +1,432 @@
+//! Where rows go.
+//!
+//! # The contract
+//!
+//! A destination is a database file that one process writes at a time. What follows holds for every kind of it; the trait
+//! [`Destination`] is what each kind performs, and everything above it is written once.
+//!
+//! **Transactions.** `begin` opens one, and until `commit` returned `Ok` nothing of what was done since is visible to anybody else, nor
+//! is there after a crash. `commit` that returned an error did not happen. `rollback` undoes all since `begin`; it also ends a
+//! transaction that a failed statement broke. Statements between `begin` and `commit` see each other's work. There are no nested ones:
+//! `begin` within a transaction is an error.
+//!
+//! **Rows.** `append` takes a batch into the open transaction and matches columns by name. A table may have columns that the batch lacks; they become
+//! NULL. Values are stored exactly, or the call fails and names table and column; the only other outcome is the policy of [`ZeroDates`],
+//! and `append` returns how often it was applied. A failed `append` leaves the transaction to be rolled back. An empty batch is
+//! allowed and does nothing. `append` may hold rows back in memory; `execute`, `query_text`, `commit` and the rest of the methods
+//! see them nevertheless.
+//!
+//! **Tables.** `declared` is the type in which a destination stores a column, spelled as `stored_columns` returns it, so that the two can be
+//! compared as text. `create`, `add_column`, `drop_if_exists` and `rename` belong to the open transaction like rows do.
+//!
+//! **Loads.** [`Sink::replace`] and [`Sink::append`] bring whole tables. Rows become visible all at once, in [`Load::commit`]; a load that is
+//! dropped, or whose process is killed, leaves the table as it was. A replacing load fills a staging table beside the old
+//! one, named by [`staging_name`], and swaps them in one transaction; the next load of the same table removes what an interrupted one left
+//! behind. After an error a load refuses everything but being dropped.
+
+#[cfg(feature = "duckdb")]
+mod duckdb;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::options::SinkOptions;
+use crate::schema::{Column, ColumnType, Table, TableName};
+use crate::value::ZeroDates;
+use crate::{Error, ErrorKind, Result};
+
+/// What each kind of destination performs; the module's text is its contract.
+pub(crate) trait Destination: Send {
+    fn begin(&mut self) -> Result<()>;
+    fn commit(&mut self) -> Result<()>;
+    fn rollback(&mut self) -> Result<()>;
+
+    /// Runs statements that return no rows; the number of rows that the last one changed.
+    fn execute(&mut self, sql: &str) -> Result<u64>;
+
+    /// Runs a query with a small result.
+    fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
+
+    /// Takes rows into the open transaction.
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled>;
+
+    /// The columns of a table in their order, `None` if there is no such table.
+    fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>>;
+
+    /// The type in which values of `column_type` are stored.
+    fn declared(&self, column_type: &ColumnType) -> String;
+
+    /// What follows the column list of `CREATE TABLE`.
+    fn table_suffix(&self) -> &'static str {
+        ""
+    }
+
+    /// Makes the schema of a table if it is not there.
+    ///
+    /// # Errors
+    /// `Config` if the destination has no schemas and one is named.
+    fn create_schema(&mut self, table: &TableName) -> Result<()>;
+
+    /// The policy for dates that the destination's types cannot hold. It holds for what is declared and appended from now on.
+    fn set_zero_dates(&mut self, policy: ZeroDates);
+
+    /// How many rows a replacing load may commit at a time to its staging table, if one transaction for all would take too much memory.
+    fn rows_per_part(&self) -> Option<usize> {
+        None
+    }
+
+    /// Makes a table with the columns of `table`; `with_key` also declares its primary key.
+    fn create(&mut self, name: &TableName, table: &Table, with_key: bool) -> Result<()> {
+        let mut parts: Vec<String> =
+            table.columns().iter().map(|column| format!("{} {}", quoted(column.name()), self.declared(column.column_type()))).collect();
+        if with_key && !table.primary_key().is_empty() {
+            let key: Vec<String> = table.primary_key().iter().map(|&index| quoted(table.columns()[index].name())).collect();
+            parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        let suffix = self.table_suffix();
+        self.execute(&format!("CREATE TABLE {} ({}){suffix}", qualified(name), parts.join(", "))).map(drop)
+    }
+
+    fn add_column(&mut self, name: &TableName, column: &Column) -> Result<()> {
+        let declared = self.declared(column.column_type());
+        self.execute(&format!("ALTER TABLE {} ADD COLUMN {} {declared}", qualified(name), quoted(column.name()))).map(drop)
+    }
+
+    fn drop_if_exists(&mut self, name: &TableName) -> Result<()> {
+        self.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name))).map(drop)
+    }
+
+    /// Renames a table within its schema.
+    fn rename(&mut self, from: &TableName, to: &str) -> Result<()> {
+        self.execute(&format!("ALTER TABLE {} RENAME TO {}", qualified(from), quoted(to))).map(drop)
+    }
+}
+
+/// A column as the destination has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredColumn {
+    pub(crate) name: String,
+    pub(crate) declared_type: String,
+}
+
+/// How many dates became NULL by [`ZeroDates::Null`], by the column's index in the batch; columns without any are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Nulled(BTreeMap<usize, u64>);
+
+impl Nulled {
+    pub(crate) fn add(&mut self, column: usize, count: u64) {
+        if count > 0 {
+            *self.0.entry(column).or_default() += count;
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.0.iter().map(|(&column, &count)| (column, count))
+    }
+}
+
+/// An identifier as SQL takes it, whatever it holds.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string as SQL takes it.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A table's name as SQL takes it.
+pub(crate) fn qualified(table: &TableName) -> String {
+    match table.schema() {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(table.name())),
+        None => quoted(table.name()),
+    }
+}
+
+/// Where the new copy of a table is built.
+pub(crate) fn staging_name(table: &TableName) -> TableName {
+    table.sibling(format!("_ingest_new_{}", table.name()))
+}
+
+/// A DuckDB or SQLite database that rows are written to.
+pub struct Sink {
+    destination: Box<dyn Destination>,
+}
+
+impl Sink {
+    /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`. The file is made if it is not there.
+    ///
+    /// # Errors
+    /// `Config` for the URI itself; `Unsupported` if the crate was built without this kind of destination; `Sink` if the file cannot be
+    /// opened for writing, with the reason: no such folder, locked by another process, read-only, not a database.
+    pub fn open(uri: &str) -> Result<Self> {
+        Self::open_with(&SinkOptions::from_uri(uri)?)
+    }
+
+    /// Opens a destination as the options say.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    pub fn open_with(options: &SinkOptions) -> Result<Self> {
+        options.check()?;
+        let destination: Box<dyn Destination> = match options {
+            #[cfg(feature = "duckdb")]
+            SinkOptions::DuckDb(options) => Box::new(duckdb::DuckDb::open(options)?),
+            #[cfg(not(feature = "duckdb"))]
+            SinkOptions::DuckDb(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `duckdb`")),
+            #[cfg(feature = "sqlite")]
+            SinkOptions::Sqlite(options) => Box::new(sqlite::Sqlite::open(options)?),
+            #[cfg(not(feature = "sqlite"))]
+            SinkOptions::Sqlite(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `sqlite`")),
+        };
+        Ok(Self { destination })
+    }
+
+    /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].
+    ///
+    /// SQLite stores dates as text and so can hold them all; there only [`ZeroDates::Error`] makes a difference.
+    pub fn set_zero_dates(&mut self, policy: ZeroDates) {
+        self.destination.set_zero_dates(policy);
+    }
+
+    /// Begins to replace a table: rows go into a new table beside it, which takes its place when the load is committed. Columns, keys,
+    /// indexes and grants of the old one go with it.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write.
+    pub fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
+        let staging = staging_name(name);
+        let destination = &mut *self.destination;
+        destination.begin()?;
+        let mut load = Load::new(destination, name, table, Some(staging.clone()));
+        load.attempt(|load| {
+            load.destination.create_schema(name)?;
+            load.destination.drop_if_exists(&staging)?;
+            load.destination.create(&staging, table, false)?;
+            if load.destination.rows_per_part().is_some() {
+                load.destination.commit()?;
+                load.destination.begin()?;
+            }
+            Ok(())
+        })?;
+        Ok(load)
+    }
+
+    /// Begins to add rows to a table, which is made if it is not there. They become visible when the load is committed.
+    ///
+    /// # Errors
+    /// `Conflict` if the table lacks a column or has one of another type: nothing was written. `Sink` if the destination cannot write.
+    pub fn append(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
+        let destination = &mut *self.destination;
+        destination.begin()?;
+        let mut load = Load::new(destination, name, table, None);
+        load.attempt(|load| {
+            load.destination.create_schema(name)?;
+            match load.destination.stored_columns(name)? {
+                None => load.destination.create(name, table, false),
+                Some(stored) => compare(load.destination, name, table, &stored),
+            }
+        })?;
+        Ok(load)
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn destination(&mut self) -> &mut dyn Destination {
+        &mut *self.destination
+    }
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").finish_non_exhaustive()
+    }
+}
+
+/// Refuses a stored table that cannot take the rows of `table`.
+fn compare(destination: &dyn Destination, name: &TableName, table: &Table, stored: &[StoredColumn]) -> Result<()> {
+    for column in table.columns() {
+        let expected = destination.declared(column.column_type());
+        let conflict = |message: String| Err(Error::new(ErrorKind::Conflict, message).with_table(name).with_column(column.name()));
+        match stored.iter().find(|stored| stored.name.to_lowercase() == column.name().to_lowercase()) {
+            None => {
+                return conflict(format!(
+                    "`{name}` in the destination has no column `{}`, which is {} at the source",
+                    column.name(),
+                    column.column_type()
+                ));
+            }
+            Some(found) if found.declared_type != expected => {
+                return conflict(format!(
+                    "column `{name}.{}` is {} in the destination, but {} at the source, which is stored as {expected}",
+                    column.name(),
+                    found.declared_type,
+                    column.column_type()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a load made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Written {
+    /// Rows stored.
+    pub rows: u64,
+    /// Memory that their values took on the way, in bytes.
+    pub bytes: u64,
+}
+
+/// Rows on their way into one table.
+///
+/// Nothing is durable before [`Load::commit`]. After an error every call fails, and dropping the load undoes it.
+#[must_use = "a load that is dropped is undone; `commit` makes its rows durable"]
+pub struct Load<'a> {
+    destination: &'a mut dyn Destination,
+    target: TableName,
+    staging: Option<TableName>,
+    table: Arc<Table>,
+    written: Written,
+    uncommitted: usize,
+    nulled: Nulled,
+    state: LoadState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LoadState {
+    Open,
+    Poisoned,
+    Committed,
+}
+
+impl<'a> Load<'a> {
+    fn new(destination: &'a mut dyn Destination, target: &TableName, table: &Arc<Table>, staging: Option<TableName>) -> Self {
+        Self {
+            destination,
+            target: target.clone(),
+            staging,
+            table: Arc::clone(table),
+            written: Written::default(),
+            uncommitted: 0,
+            nulled: Nulled::default(),
+            state: LoadState::Open,
+        }
+    }
+
+    /// Takes rows of the table that the load was begun with.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write or a value does not fit; `Config` if the rows are another table's.
+    pub fn write(&mut self, batch: &Batch) -> Result<()> {
+        self.attempt(|load| load.take(batch))
+    }
+
+    fn take(&mut self, batch: &Batch) -> Result<()> {
+        if **batch.table() != *self.table {
+            return Err(Error::config(format!("rows of table `{}` were given to a load of `{}`", batch.table().name(), self.target)));
+        }
+        let into = self.staging.as_ref().unwrap_or(&self.target);
+        for (column, count) in self.destination.append(into, batch)?.iter() {
+            self.nulled.add(column, count);
+        }
+        self.written.rows += batch.len() as u64;
+        self.written.bytes += batch.bytes() as u64;
+        self.uncommitted += batch.len();
+        if self.staging.is_some()
+            && let Some(part) = self.destination.rows_per_part()
+            && self.uncommitted >= part
+        {
+            self.destination.commit()?;
+            self.destination.begin()?;
+            self.uncommitted = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes the rows durable and visible, all at once.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write; the table is then as it was.
+    pub fn commit(mut self) -> Result<Written> {
+        self.attempt(|load| {
+            if let Some(staging) = load.staging.clone() {
+                if load.destination.rows_per_part().is_some() {
+                    load.destination.commit()?;
+                    load.destination.begin()?;
+                }
+                load.destination.drop_if_exists(&load.target)?;
+                load.destination.rename(&staging, load.target.name())?;
+            }
+            load.destination.commit()
+        })?;
+        self.state = LoadState::Committed;
+        Ok(self.written)
+    }
+
+    /// How many dates became NULL so far by [`ZeroDates::Null`], by the column's name.
+    pub fn nulled_dates(&self) -> BTreeMap<String, u64> {
+        self.nulled.iter().map(|(column, count)| (self.table.columns()[column].name().to_owned(), count)).collect()
+    }
+
+    /// Performs a step. A failure poisons the load.
+    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.state != LoadState::Open {
+            return Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target));
+        }
+        let result = step(self).map_err(|error| error.with_table(&self.target));
+        if result.is_err() {
+            self.state = LoadState::Poisoned;
+        }
+        result
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        if self.state == LoadState::Committed {
+            return;
+        }
+        let undo = |load: &mut Self| {
+            load.destination.rollback()?;
+            if let Some(staging) = load.staging.clone()
+                && load.destination.rows_per_part().is_some()
+            {
+                load.destination.begin()?;
+                load.destination.drop_if_exists(&staging)?;
+                load.destination.commit()?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = undo(self) {
+            // The next load of the same table removes the staging table.
+            log::warn!("the load of `{}` could not be undone: {error:#}", self.target);
+        }
+    }
+}
+
+impl std::fmt::Debug for Load<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Load")
+            .field("table", &self.target)
+            .field("written", &self.written)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_and_strings_are_quoted_whatever_they_hold() {
+        assert_eq!(quoted(r#"a"b"#), r#""a""b""#);
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(qualified(&TableName::new("t.u").in_schema("s")), r#""s"."t.u""#);
+    }
+}

@@ -1,0 +1,230 @@
+//! SQLite.
+//!
+//! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text, dates and times are text
+//! as MySQL prints them, which sorts like the moments do.
+
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+
+use super::{Destination, Nulled, StoredColumn, qualified, quoted};
+use crate::batch::Batch;
+use crate::options::SqliteOptions;
+use crate::schema::{ColumnType, TableName};
+use crate::value::{DateTime, ValueRef, ZeroDates};
+use crate::{Error, ErrorKind, Result};
+
+/// An SQLite database.
+pub(super) struct Sqlite {
+    connection: Connection,
+    zero_dates: ZeroDates,
+}
+
+impl Sqlite {
+    pub(super) fn open(options: &SqliteOptions) -> Result<Self> {
+        let path = options.path();
+        let attempted = format!("the SQLite file `{}` cannot be opened", path.display());
+        // Without URI names: a path may hold a question mark.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|cause| sqlite_error(cause, &attempted))?;
+        connection.busy_timeout(options.busy_timeout()).map_err(|cause| sqlite_error(cause, &attempted))?;
+        // A view on a table must not keep the table from being replaced. A journal of up to a gigabyte would be kept after a load.
+        let pragmas = "PRAGMA legacy_alter_table = ON; PRAGMA journal_size_limit = 16777216; PRAGMA foreign_keys = OFF;";
+        connection.execute_batch(pragmas).map_err(|cause| sqlite_error(cause, &attempted))?;
+        // The file is not looked at before the first statement.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(|cause| sqlite_error(cause, &attempted))?;
+        // One table is loaded at a time, and its rows come in no useful order: a small cache does.
+        connection.execute_batch("PRAGMA cache_size = -32768").map_err(|cause| sqlite_error(cause, &attempted))?;
+        Ok(Self { connection, zero_dates: ZeroDates::default() })
+    }
+}
+
+impl Destination for Sqlite {
+    fn begin(&mut self) -> Result<()> {
+        // At once, since a transaction that began as a reader cannot wait for a writer.
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|cause| sqlite_error(cause, "no transaction can be begun"))
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        self.connection.execute_batch("COMMIT").map_err(|cause| sqlite_error(cause, "the transaction cannot be committed"))
+    }
+
+    fn rollback(&mut self) -> Result<()> {
+        // Some failures end the transaction by themselves.
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        self.connection.execute_batch("ROLLBACK").map_err(|cause| sqlite_error(cause, "the transaction cannot be rolled back"))
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<u64> {
+        self.connection.execute_batch(sql).map_err(|cause| sqlite_error(cause, "a statement failed"))?;
+        Ok(self.connection.changes())
+    }
+
+    fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let failed = |cause| sqlite_error(cause, "a query failed");
+        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).map_err(failed)?;
+        let mut result = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let mut cells = Vec::with_capacity(columns);
+            for column in 0..columns {
+                cells.push(match row.get_ref(column).map_err(failed)? {
+                    rusqlite::types::ValueRef::Null => None,
+                    rusqlite::types::ValueRef::Integer(number) => Some(number.to_string()),
+                    rusqlite::types::ValueRef::Real(number) => Some(number.to_string()),
+                    rusqlite::types::ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+                    rusqlite::types::ValueRef::Blob(_) => {
+                        return Err(Error::new(ErrorKind::Sink, "a query returned bytes instead of text"));
+                    }
+                });
+            }
+            result.push(cells);
+        }
+        Ok(result)
+    }
+
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled> {
+        let columns = batch.table().columns();
+        let names: Vec<String> = columns.iter().map(|column| quoted(column.name())).collect();
+        let marks = vec!["?"; columns.len()];
+        let sql = format!("INSERT INTO {} ({}) VALUES ({})", qualified(table), names.join(", "), marks.join(", "));
+        let failed = |cause| sqlite_error(cause, "rows cannot be written").with_table(table);
+        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
+        for row in 0..batch.len() {
+            for (index, column) in columns.iter().enumerate() {
+                let value = stored(batch.value(row, index), column.column_type(), self.zero_dates)
+                    .map_err(|error| error.with_table(table).with_column(column.name()))?;
+                statement.raw_bind_parameter(index + 1, value).map_err(failed)?;
+            }
+            statement.raw_execute().map_err(failed)?;
+        }
+        // Text holds every date, so none becomes NULL.
+        Ok(Nulled::default())
+    }
+
+    fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
+        refuse_schema(table)?;
+        let failed = |cause| sqlite_error(cause, "a table's columns cannot be read").with_table(table);
+        let mut statement = self.connection.prepare("SELECT name, type FROM pragma_table_info(?)").map_err(failed)?;
+        let columns = statement
+            .query_map(params_from_iter([table.name()]), |row| Ok(StoredColumn { name: row.get(0)?, declared_type: row.get(1)? }))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+            .map_err(failed)?;
+        Ok((!columns.is_empty()).then_some(columns))
+    }
+
+    fn declared(&self, column_type: &ColumnType) -> String {
+        match column_type {
+            // Up to 2^63 - 1 an INTEGER, beyond it TEXT.
+            ColumnType::Int { bits: 64, unsigned: true } | ColumnType::Bit { width: 64 } => "ANY",
+            ColumnType::Boolean | ColumnType::Int { .. } | ColumnType::Year | ColumnType::Bit { .. } => "INTEGER",
+            ColumnType::Float | ColumnType::Double => "REAL",
+            ColumnType::Decimal { .. }
+            | ColumnType::Date
+            | ColumnType::DateTime { .. }
+            | ColumnType::Timestamp { .. }
+            | ColumnType::Time { .. }
+            | ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Set { .. }
+            | ColumnType::Json => "TEXT",
+            ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => "BLOB",
+        }
+        .to_owned()
+    }
+
+    fn table_suffix(&self) -> &'static str {
+        " STRICT"
+    }
+
+    fn create_schema(&mut self, table: &TableName) -> Result<()> {
+        refuse_schema(table)
+    }
+
+    fn set_zero_dates(&mut self, policy: ZeroDates) {
+        self.zero_dates = policy;
+    }
+}
+
+fn refuse_schema(table: &TableName) -> Result<()> {
+    match table.schema() {
+        None => Ok(()),
+        Some(schema) => {
+            Err(Error::config(format!("SQLite has no schemas, but table `{}` is wanted in schema `{schema}`", table.name()))
+                .with_table(table))
+        }
+    }
+}
+
+fn stored<'a>(value: ValueRef<'a>, column_type: &ColumnType, zero_dates: ZeroDates) -> Result<ToSqlOutput<'a>> {
+    use rusqlite::types::{Value, ValueRef as Sql};
+    let date = |date: DateTime, text: String| {
+        if zero_dates == ZeroDates::Error && date.unix_days().is_none() {
+            return Err(Error::new(ErrorKind::Sink, "a date has a month or a day that no calendar has"));
+        }
+        Ok(ToSqlOutput::Owned(Value::Text(text)))
+    };
+    let unsigned = |number: u64| match i64::try_from(number) {
+        Ok(number) => ToSqlOutput::Owned(Value::Integer(number)),
+        Err(_) => ToSqlOutput::Owned(Value::Text(number.to_string())),
+    };
+    Ok(match (value, column_type) {
+        (ValueRef::Null, _) => ToSqlOutput::Owned(Value::Null),
+        (ValueRef::Boolean(value), _) => ToSqlOutput::Owned(Value::Integer(i64::from(value))),
+        (ValueRef::Int(number), _) => ToSqlOutput::Owned(Value::Integer(number)),
+        (ValueRef::UInt(number), _) => unsigned(number),
+        // By way of its shortest decimal form, so that 3.99 stays 3.99.
+        (ValueRef::Float(number), _) => ToSqlOutput::Owned(Value::Real(number.to_string().parse().unwrap_or_else(|_| f64::from(number)))),
+        (ValueRef::Double(number), _) => ToSqlOutput::Owned(Value::Real(number)),
+        (ValueRef::Bit(bytes), _) => unsigned(bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))),
+        (ValueRef::Decimal(text) | ValueRef::Text(text) | ValueRef::Json(text), _) => ToSqlOutput::Borrowed(Sql::Text(text.as_bytes())),
+        (ValueRef::Bytes(bytes), _) => ToSqlOutput::Borrowed(Sql::Blob(bytes)),
+        (ValueRef::Date(value), _) => date(value, value.date_text())?,
+        (ValueRef::DateTime(value), ColumnType::DateTime { fraction })
+        | (ValueRef::Timestamp(value), ColumnType::Timestamp { fraction }) => date(value, value.text(*fraction))?,
+        (ValueRef::DateTime(value) | ValueRef::Timestamp(value), _) => date(value, value.text(6))?,
+        (ValueRef::Time(value), ColumnType::Time { fraction }) => ToSqlOutput::Owned(Value::Text(value.text(*fraction))),
+        (ValueRef::Time(value), _) => ToSqlOutput::Owned(Value::Text(value.text(6))),
+    })
+}
+
+fn sqlite_error(cause: rusqlite::Error, attempted: &str) -> Error {
+    use rusqlite::ErrorCode;
+    let reason = match cause.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ": another connection holds it locked",
+        Some(ErrorCode::ReadOnly) => ": the file is read-only",
+        Some(ErrorCode::DiskFull) => ": the disk is full",
+        Some(ErrorCode::CannotOpen) => ": its folder is missing or may not be written to",
+        Some(ErrorCode::NotADatabase) => ": it is not an SQLite database",
+        Some(ErrorCode::DatabaseCorrupt) => ": the file is damaged",
+        Some(ErrorCode::PermissionDenied) => ": permission denied",
+        Some(ErrorCode::TooBig) => ": a value is larger than SQLite takes",
+        _ => "",
+    };
+    // SQLite's own messages name tables and columns, but quote no values; the statement, which could, is left out.
+    let text = match cause {
+        rusqlite::Error::SqliteFailure(code, message) => message.unwrap_or_else(|| code.to_string()),
+        rusqlite::Error::SqlInputError { error, msg, .. } => format!("{msg} ({error})"),
+        other => other.to_string(),
+    };
+    Error::new(ErrorKind::Sink, format!("{attempted}{reason}")).with_cause(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_keep_their_shortest_decimal_form() {
+        for (number, expected) in [(3.99_f32, 3.99_f64), (0.1, 0.1), (16_777_216.0, 16_777_216.0), (f32::MIN_POSITIVE, 1.175_494_4e-38)] {
+            let ToSqlOutput::Owned(rusqlite::types::Value::Real(stored)) =
+                stored(ValueRef::Float(number), &ColumnType::Float, ZeroDates::Null).unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(stored.to_bits(), expected.to_bits());
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Reading a table whole.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use mysql::Value;
+use mysql::prelude::Queryable;
+
+use super::connect::{Connection, Interrupter, query_error};
+use super::decode;
+use crate::batch::Batch;
+use crate::cancel::Cancel;
+use crate::schema::{ColumnType, Table};
+use crate::{Error, ErrorKind, Result};
+
+/// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Batches that wait for the caller. One more is being filled and one is being worked on.
+const WAITING_BATCHES: usize = 2;
+
+/// How often a wait looks whether it was cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The rows of one table, in batches, in the server's order.
+///
+/// All rows are of one statement, so on one MySQL server they are the table at one moment; of a sharded keyspace each shard is read at its
+/// own moment. Rows are read ahead by a thread of their own: about sixteen mebibytes, or four rows if those are larger. `next` blocks until a
+/// batch is there, at most five minutes without a sign of life from the server. After an error there is nothing more. `None` comes
+/// only after the last row arrived; a connection that breaks is an error. Dropping the iterator closes the connection and ends
+/// the thread.
+#[must_use = "an iterator that is not used reads nothing"]
+pub struct Rows {
+    table: Arc<Table>,
+    batches: Option<Receiver<Result<Batch>>>,
+    thread: Option<JoinHandle<()>>,
+    interrupter: Option<Interrupter>,
+}
+
+impl Rows {
+    pub(crate) fn start(mut connection: Connection, table: Arc<Table>) -> Result<Self> {
+        if table.columns().is_empty() {
+            return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no columns", table.name())).with_table(table.name()));
+        }
+        let interrupter = connection.interrupter();
+        let (sender, batches) = mpsc::sync_channel(WAITING_BATCHES);
+        let read = Arc::clone(&table);
+        let thread = thread::Builder::new()
+            .name("ingest-read".to_owned())
+            .spawn(move || {
+                if let Err(error) = read_table(&mut connection, &read, &sender) {
+                    // The iterator may be gone; then nobody wants to know.
+                    let _ = sender.send(Err(error.with_table(read.name())));
+                }
+            })
+            .map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to read on").with_cause(cause))?;
+        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupter })
+    }
+
+    /// The table as it was when reading began.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Like `next`, but ends with an error soon after `cancel` was called.
+    pub(crate) fn next_unless(&mut self, cancel: &Cancel) -> Option<Result<Batch>> {
+        loop {
+            if let Err(cancelled) = cancel.check() {
+                self.close();
+                return Some(Err(cancelled.with_table(self.table.name())));
+            }
+            let received = self.batches.as_ref()?.recv_timeout(CANCEL_INTERVAL);
+            match received {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(batch) => return self.fuse(Some(batch)),
+                Err(RecvTimeoutError::Disconnected) => return self.fuse(None),
+            }
+        }
+    }
+
+    /// Passes on what came, and after an error or the end nothing more.
+    fn fuse(&mut self, received: Option<Result<Batch>>) -> Option<Result<Batch>> {
+        match received {
+            Some(Ok(batch)) => Some(Ok(batch)),
+            Some(Err(error)) => {
+                self.close();
+                Some(Err(error))
+            }
+            None if self.close() => None,
+            None => Some(Err(Error::protocol("the server broke MySQL's protocol").with_table(self.table.name()))),
+        }
+    }
+
+    /// Ends thread and connection; whether the thread ended by itself and not by a panic of the client library.
+    fn close(&mut self) -> bool {
+        // In this order: a thread that waits for room ends when the receiver is gone, one that waits for the server when the socket is.
+        self.batches = None;
+        if let Some(interrupter) = self.interrupter.take() {
+            interrupter.interrupt();
+        }
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let received = self.batches.as_ref()?.recv().ok();
+        self.fuse(received)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows").field("table", &self.table.name()).finish_non_exhaustive()
+    }
+}
+
+fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &SyncSender<Result<Batch>>) -> Result<()> {
+    let sql = select(table, connection.server().is_vitess());
+    let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
+    let conn = connection.conn();
+    let statement = conn.prep(sql).map_err(failed)?;
+    let types: Vec<&ColumnType> = table.columns().iter().map(|column| column.column_type()).collect();
+    let mut batch = Batch::new(Arc::clone(table));
+    let mut bytes = 0;
+    for row in conn.exec_iter(&statement, ()).map_err(failed)? {
+        let row = row.map_err(failed)?;
+        if row.len() != types.len() {
+            return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), types.len())));
+        }
+        batch.push_row(|columns| {
+            for (index, (column, column_type)) in columns.iter_mut().zip(&types).enumerate() {
+                // A value is absent only after it was taken out of the row, which nobody did.
+                let value = row.as_ref(index).unwrap_or(&Value::NULL);
+                bytes += 9;
+                if let Value::Bytes(value) = value {
+                    bytes += value.len();
+                }
+                decode::push(column, column_type, value).map_err(|error| error.with_column(table.columns()[index].name()))?;
+            }
+            Ok(())
+        })?;
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            let next = Batch::with_capacity_of(&batch);
+            if sender.send(Ok(std::mem::replace(&mut batch, next))).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if !batch.is_empty() {
+        // As above: without a receiver there is nothing left to do.
+        let _ = sender.send(Ok(batch));
+    }
+    Ok(())
+}
+
+/// Names every column, since `*` leaves out invisible ones.
+fn select(table: &Table, vitess: bool) -> String {
+    let columns: Vec<String> = table
+        .columns()
+        .iter()
+        .map(|column| {
+            let name = quoted(column.name());
+            match column.column_type() {
+                // vtgate has rows as text from MySQL, and MySQL prints six digits of a FLOAT. As a DOUBLE it prints all that it takes.
+                ColumnType::Float if vitess => format!("{name} * 1E0 AS {name}"),
+                _ => name,
+            }
+        })
+        .collect();
+    format!("SELECT {} FROM {}", columns.join(", "), quoted(table.name()))
+}
+
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Column;
+
+    #[test]
+    fn names_are_quoted_and_floats_widened_for_vtgate() {
+        let columns =
+            vec![Column::new("a`b", ColumnType::Float, true), Column::new("key", ColumnType::Int { bits: 8, unsigned: false }, true)];
+        let table = Table::new("or`der", columns);
+        assert_eq!(select(&table, false), "SELECT `a``b`, `key` FROM `or``der`");
+        assert_eq!(select(&table, true), "SELECT `a``b` * 1E0 AS `a``b`, `key` FROM `or``der`");
+    }
+}
