@@ -82,17 +82,10 @@ pub enum PositionFault {
     Missing,
 }
 
+#[allow(dead_code, reason = "some constructors and places serve only some features")]
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            kind,
-            message: message.into(),
-            table: None,
-            column: None,
-            shard: None,
-            position: None,
-            cause: None,
-        }))
+        Self(Box::new(Inner { kind, message: message.into(), table: None, column: None, shard: None, position: None, cause: None }))
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
