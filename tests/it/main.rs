@@ -1,1 +1,6 @@
-//! The tests that go through the public API: one binary, so that heavy libraries are linked once.
+//! Tests on real servers (`tests/servers/up` starts them), one program so that they are linked once.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
+
+mod servers;
+mod support;
