@@ -99,13 +99,20 @@ impl Batch {
         Self { table: Arc::clone(&self.table), columns: self.columns.iter().map(|column| column.gather(rows)).collect(), rows: rows.len() }
     }
 
-    /// The same rows with more columns at the end; `table` names them all.
-    pub(crate) fn with_columns(self, table: Arc<Table>, more: Vec<ColumnData>) -> Self {
+    /// The same rows with more columns at the end; `table` names them all. Where it has more columns than the rows, those between are NULL.
+    pub(crate) fn with_columns(self, table: Arc<Table>, more: Vec<ColumnData>) -> Result<Self> {
         let Self { mut columns, rows, .. } = self;
+        let width = table.columns().len();
+        while columns.len() + more.len() < width {
+            let mut missing = ColumnData::new(table.columns()[columns.len()].column_type());
+            (0..rows).for_each(|_| missing.push_null());
+            columns.push(missing);
+        }
         columns.extend(more);
-        debug_assert_eq!(columns.len(), table.columns().len());
-        debug_assert!(columns.iter().all(|column| column.len() == rows));
-        Self { table, columns, rows }
+        if columns.len() != width || columns.iter().any(|column| column.len() != rows) {
+            return Err(Error::protocol(format!("rows of table `{}` do not have its columns", table.name())));
+        }
+        Ok(Self { table, columns, rows })
     }
 }
 

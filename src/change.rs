@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::batch::{Batch, ColumnData};
 use crate::position::{Lsn, Vgtid};
 use crate::schema::{Column, ColumnType, Table};
+use crate::sink::Put;
 use crate::value::DateTime;
-use crate::{Error, Result};
+use crate::{Error, PositionFault, Result};
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,10 +120,6 @@ impl TableChanges {
         !self.absent.is_empty()
     }
 
-    pub(crate) fn sequence(&self, row: usize) -> Sequence {
-        self.sequences[row]
-    }
-
     /// Memory that the changes take, in bytes.
     pub fn bytes(&self) -> usize {
         self.rows.bytes() + self.ops.len() * (1 + 16 + 8) + self.payloads.values().map(|payload| payload.len() + 64).sum::<usize>()
@@ -178,21 +175,20 @@ impl TableChanges {
     }
 
     /// The chosen rows as the destination stores them: the table's columns, then `_cdc_lsn`, `_cdc_deleted`, `_cdc_synced_at`.
-    pub(crate) fn to_stored(&self, stored: &Arc<Table>, rows: &[usize]) -> Result<Batch> {
-        let mut lsns = ColumnData::new(&ColumnType::Text { length: None });
-        let mut deleted = ColumnData::new(&ColumnType::Boolean);
-        let mut synced = ColumnData::new(&ColumnType::Timestamp { fraction: 6 });
+    pub(crate) fn to_stored(&self, stored: &Arc<Table>, puts: &[Put]) -> Result<Batch> {
+        let [mut lsns, mut deleted, mut synced] = bookkeeping_columns().map(|column| ColumnData::new(column.column_type()));
         let mut text = String::with_capacity(64);
-        for &row in rows {
+        for &Put { last, .. } in puts {
             text.clear();
-            write_lsn(&mut text, self.sequences[row], self.payloads.get(&row).map(AsRef::as_ref));
+            write_lsn(&mut text, self.sequences[last], self.payloads.get(&last).map(AsRef::as_ref));
             lsns.push_text(&text)?;
-            deleted.push_int(i64::from(self.ops[row] == Op::Delete))?;
-            synced.push_datetime(self.committed_at[row])?;
+            deleted.push_int(i64::from(self.ops[last] == Op::Delete))?;
+            synced.push_datetime(self.committed_at[last])?;
         }
-        let whole = rows.len() == self.len() && rows.iter().copied().eq(0..self.len());
-        let batch = if whole { self.rows.clone() } else { self.rows.gather(rows) };
-        Ok(batch.with_columns(Arc::clone(stored), vec![lsns, deleted, synced]))
+        let whole = puts.len() == self.len() && puts.iter().map(|put| put.image).eq(0..self.len());
+        let images: Vec<usize> = puts.iter().map(|put| put.image).collect();
+        let batch = if whole { self.rows.clone() } else { self.rows.gather(&images) };
+        batch.with_columns(Arc::clone(stored), vec![lsns, deleted, synced])
     }
 }
 
@@ -203,13 +199,18 @@ pub(crate) const DELETED_COLUMN: &str = "_cdc_deleted";
 /// The column with the time of a row's last change.
 pub(crate) const SYNCED_AT_COLUMN: &str = "_cdc_synced_at";
 
-/// The table as a destination of change capture stores it.
-pub(crate) fn stored_table(table: &Table) -> Table {
-    table.clone().with_columns([
+/// The columns that a destination of change capture has beside the table's own.
+pub(crate) fn bookkeeping_columns() -> [Column; 3] {
+    [
         Column::new(LSN_COLUMN, ColumnType::Text { length: None }, true),
         Column::new(DELETED_COLUMN, ColumnType::Boolean, true),
         Column::new(SYNCED_AT_COLUMN, ColumnType::Timestamp { fraction: 6 }, true),
-    ])
+    ]
+}
+
+/// The table as a destination of change capture stores it.
+pub(crate) fn stored_table(table: &Table) -> Table {
+    table.clone().with_columns(bookkeeping_columns())
 }
 
 /// Prints `_cdc_lsn`: see [`Lsn`]. Written out by hand because it runs once for each row.
@@ -317,6 +318,58 @@ impl Checkpoint {
     /// The position as the text of an `_cdc_lsn`.
     pub fn lsn(&self) -> Lsn {
         Lsn::new(self.ordinal).with_payload(self.position.clone())
+    }
+}
+
+impl std::fmt::Display for Checkpoint {
+    /// `copied`, or `copying` with what that needs to go on, and the position as in `_cdc_lsn`. [`Checkpoint::parse`] reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.phase {
+            CopyPhase::Copied => f.write_str("copied")?,
+            CopyPhase::Copying { done, sweep } => {
+                write!(f, "copying done={}", done.join(","))?;
+                if let Some(sweep) = sweep {
+                    write!(f, " sweep={sweep}")?;
+                }
+            }
+        }
+        write!(f, " {}", self.lsn())
+    }
+}
+
+impl Checkpoint {
+    /// Reads what `Display` prints.
+    ///
+    /// # Errors
+    /// `Position` with `Unreadable`.
+    pub fn parse(table: impl Into<String>, text: &str) -> Result<Self> {
+        let table = table.into();
+        let unreadable = |what: &str| {
+            let message = format!("the checkpoint of `{table}` cannot be read: {what}; rebuild the table with full_refresh");
+            Error::position_fault_of(PositionFault::Unreadable, message).with_table(&table)
+        };
+        let (phase, lsn) = text.rsplit_once(' ').ok_or_else(|| unreadable("it has no position"))?;
+        let lsn = Lsn::parse(lsn).map_err(|cause| unreadable("its position is damaged").with_cause(cause))?;
+        let ordinal = lsn.ordinal();
+        let position = lsn.into_payload().ok_or_else(|| unreadable("its position is empty"))?;
+        let phase = match phase.split(' ').collect::<Vec<_>>().as_slice() {
+            ["copied"] => CopyPhase::Copied,
+            ["copying", done, rest @ ..] => {
+                let done = done.strip_prefix("done=").ok_or_else(|| unreadable("it does not say which shards are copied"))?;
+                let sweep = match rest {
+                    [] => None,
+                    [sweep] => {
+                        let number = sweep.strip_prefix("sweep=").and_then(|number| number.parse().ok());
+                        Some(number.ok_or_else(|| unreadable("its `sweep` is not a number"))?)
+                    }
+                    _ => return Err(unreadable("it says too much")),
+                };
+                let done = done.split(',').filter(|shard| !shard.is_empty()).map(str::to_owned).collect();
+                CopyPhase::Copying { done, sweep }
+            }
+            _ => return Err(unreadable("it begins with neither `copied` nor `copying`")),
+        };
+        Ok(Self { table, phase, position, ordinal })
     }
 }
 

@@ -1,6 +1,8 @@
 //! From a source into a destination: what most users call.
 
 mod batch;
+#[cfg(feature = "vstream")]
+mod capture;
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::report::{Report, peak_memory_bytes};
-use crate::schema::TableName;
+use crate::schema::{Table, TableName};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::value::ZeroDates;
@@ -192,8 +194,8 @@ impl IngestOptions {
     ///
     /// # Errors
     /// `Config` if several tables are to become one.
-    pub(crate) fn destination_of(&self, table: &str, tables: usize) -> Result<TableName> {
-        match (&self.dest_table, &self.dest_schema) {
+    pub(crate) fn destination_of(&self, table: &str, tables: usize, default_schema: Option<&str>) -> Result<TableName> {
+        match (&self.dest_table, self.dest_schema.as_deref().or(default_schema)) {
             (Some(name), _) if tables > 1 => {
                 Err(Error::config(format!("{tables} tables cannot all become `{name}`; name one source table")))
             }
@@ -238,9 +240,37 @@ pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Resu
     sink.set_zero_dates(options.zero_dates);
     let mut report = match source.options().capture() {
         None => batch::copy_tables(source, sink, options, begun)?,
-        Some(_) => return Err(Error::new(ErrorKind::Unsupported, "built without change capture")),
+        #[cfg(feature = "vstream")]
+        Some(_) => capture::capture(source, sink, options, begun)?,
+        #[cfg(not(feature = "vstream"))]
+        Some(_) => return Err(crate::Error::new(crate::ErrorKind::Unsupported, "built without the feature `vstream`")),
     };
     report.elapsed = begun.elapsed();
     report.peak_memory_bytes = peak_memory_bytes();
     Ok(report)
+}
+
+/// The tables that were named, in that order, or all.
+fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
+    let tables = if options.tables().is_empty() {
+        let tables = source.tables()?;
+        if tables.is_empty() {
+            let database = source.options().database();
+            return Err(Error::new(ErrorKind::Schema, format!("database `{database}` has no tables that the user may see")));
+        }
+        tables
+    } else {
+        let mut tables: Vec<Table> = Vec::with_capacity(options.tables().len());
+        for name in options.tables() {
+            if tables.iter().any(|table| table.name() == name) {
+                return Err(Error::config(format!("table `{name}` is named twice")));
+            }
+            tables.push(source.table(name)?);
+        }
+        tables
+    };
+    tables
+        .into_iter()
+        .map(|table| if options.primary_key().is_empty() { Ok(table) } else { table.with_primary_key(options.primary_key()) }.map(Arc::new))
+        .collect()
 }

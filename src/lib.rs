@@ -36,8 +36,11 @@ pub use options::{
 pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
 pub use report::{Report, TableReport, TableState};
 pub use schema::{Column, ColumnType, Table, TableName};
-pub use sink::{Load, Sink, Written};
+pub use sink::checkpoint::StoredPosition;
+pub use sink::{Deletes, Load, Merge, Sink, Written};
 pub use source::Source;
 pub use source::mysql::{Rows, ServerKind};
+#[cfg(feature = "vstream")]
+pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;
 pub use value::{DateTime, Time, ValueRef, ZeroDates};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{IngestOptions, Progress, Strategy};
+use super::{IngestOptions, Progress, Strategy, chosen};
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
@@ -16,7 +16,7 @@ pub(super) fn copy_tables(source: &Source, sink: &mut Sink, options: &IngestOpti
     let tables = chosen(source, options)?;
     let mut targets = Vec::with_capacity(tables.len());
     for table in &tables {
-        targets.push(options.destination_of(table.name(), tables.len())?);
+        targets.push(options.destination_of(table.name(), tables.len(), None)?);
     }
     let mut report = Report::default();
     for (index, (table, target)) in tables.iter().zip(&targets).enumerate() {
@@ -54,31 +54,6 @@ fn check(options: &IngestOptions) -> Result<()> {
         return Err(Error::config("`full_refresh` contradicts the strategy `append`"));
     }
     Ok(())
-}
-
-/// The tables that were named, in that order, or all.
-fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
-    let tables = if options.tables().is_empty() {
-        let tables = source.tables()?;
-        if tables.is_empty() {
-            let database = source.options().database();
-            return Err(Error::new(ErrorKind::Schema, format!("database `{database}` has no tables that the user may see")));
-        }
-        tables
-    } else {
-        let mut tables: Vec<Table> = Vec::with_capacity(options.tables().len());
-        for name in options.tables() {
-            if tables.iter().any(|table| table.name() == name) {
-                return Err(Error::config(format!("table `{name}` is named twice")));
-            }
-            tables.push(source.table(name)?);
-        }
-        tables
-    };
-    tables
-        .into_iter()
-        .map(|table| if options.primary_key().is_empty() { Ok(table) } else { table.with_primary_key(options.primary_key()) }.map(Arc::new))
-        .collect()
 }
 
 /// Copies one table, keeping the account as it goes.

@@ -24,18 +24,25 @@
 //! one, named by [`staging_name`], and swaps them in one transaction; the next load of the same table removes what an interrupted one left
 //! behind. After an error a load refuses everything but being dropped.
 
+#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
+pub(crate) mod checkpoint;
 #[cfg(feature = "duckdb")]
 mod duckdb;
+#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
+mod merge;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(crate) use self::merge::Put;
+pub use self::merge::{Deletes, Merge};
+
 use crate::batch::Batch;
 use crate::options::SinkOptions;
 use crate::schema::{Column, ColumnType, Table, TableName};
-use crate::value::ZeroDates;
+use crate::value::{DateTime, ZeroDates};
 use crate::{Error, ErrorKind, Result};
 
 /// What each kind of destination performs; the module's text is its contract.
@@ -76,6 +83,35 @@ pub(crate) trait Destination: Send {
     /// How many rows a replacing load may commit at a time to its staging table, if one transaction for all would take too much memory.
     fn rows_per_part(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether a table that changes are merged into gets its primary key declared. DuckDB is faster without an index, SQLite with one.
+    fn wants_key(&self) -> bool {
+        false
+    }
+
+    /// A moment as a literal of the type that `TIMESTAMP(6)` is stored in.
+    fn timestamp_literal(&self, at: DateTime) -> String {
+        literal(&at.text(6))
+    }
+
+    /// The value that MySQL prints as `text` as a literal of the stored type.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is no such literal.
+    fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String>;
+
+    /// Gives a column the type that it has now at the source.
+    ///
+    /// # Errors
+    /// `SchemaChange` if stored values might not survive it.
+    fn change_type(&mut self, name: &TableName, column: &Column, stored: &str) -> Result<()> {
+        let message = format!(
+            "column `{name}.{}` is {stored} in the destination, but is {} at the source now: rebuild the table with full_refresh",
+            column.name(),
+            column.column_type()
+        );
+        Err(Error::new(ErrorKind::SchemaChange, message))
     }
 
     /// Makes a table with the columns of `table`; `with_key` also declares its primary key.
@@ -136,6 +172,14 @@ pub(crate) fn quoted(name: &str) -> String {
 /// A string as SQL takes it.
 pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The number of a bit column's default, which MySQL prints as `b'101'`.
+#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
+fn bit_default(text: &str) -> Result<u64> {
+    let digits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
+    let number = digits.and_then(|digits| u64::from_str_radix(digits, 2).ok());
+    number.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the default of a bit column cannot be read"))
 }
 
 /// A table's name as SQL takes it.

@@ -6,7 +6,7 @@
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::{Destination, Nulled, StoredColumn, qualified, quoted};
+use super::{Destination, Nulled, StoredColumn, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::SqliteOptions;
 use crate::schema::{ColumnType, TableName};
@@ -133,6 +133,25 @@ impl Destination for Sqlite {
             ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => "BLOB",
         }
         .to_owned()
+    }
+
+    fn wants_key(&self) -> bool {
+        true
+    }
+
+    fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
+        Ok(match self.declared(column_type).as_str() {
+            "TEXT" => literal(text),
+            "BLOB" => format!("CAST({} AS BLOB)", literal(text)),
+            "REAL" => format!("CAST({} AS REAL)", literal(text)),
+            _ => match column_type {
+                ColumnType::Bit { .. } => bit_default(text)?.to_string(),
+                _ => match text.parse::<i64>() {
+                    Ok(number) => number.to_string(),
+                    Err(_) => literal(text),
+                },
+            },
+        })
     }
 
     fn table_suffix(&self) -> &'static str {

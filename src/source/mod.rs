@@ -86,6 +86,18 @@ impl Source {
         Rows::start(connection, table)
     }
 
+    /// Captures changes of tables, as a URI `mysql+cdc://…` says.
+    ///
+    /// Blocks while the positions are compared with what the server still has; nothing is streamed before the first call of `next`.
+    ///
+    /// # Errors
+    /// `Config` if the source was not opened for change capture; `Unsupported` if the server is not Vitess; `Position` if one of the positions
+    /// cannot be resumed from; `Schema` if a table has no primary key.
+    #[cfg(feature = "vstream")]
+    pub fn changes(&self, request: vstream::run::CaptureRequest, cancel: crate::Cancel) -> Result<vstream::run::Changes<'_>> {
+        vstream::run::Changes::start(self, request, cancel)
+    }
+
     pub(crate) fn with_connection<T>(&self, work: impl Fn(&mut Connection) -> Result<T>) -> Result<T> {
         if let Some(mut connection) = self.take_idle() {
             match work(&mut connection) {

@@ -4,11 +4,11 @@ mod library;
 mod write;
 
 use self::library::{Appender, Connection, Failure, FailureKind};
-use super::{Destination, Nulled, StoredColumn, literal};
+use super::{Destination, Nulled, StoredColumn, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::DuckDbOptions;
-use crate::schema::{ColumnType, TableName};
-use crate::value::ZeroDates;
+use crate::schema::{Column, ColumnType, TableName};
+use crate::value::{DateTime, ZeroDates};
 use crate::{Error, ErrorKind, Result};
 
 /// DuckDB's own memory, if the options set none. It would otherwise take four fifths of the machine's.
@@ -186,6 +186,41 @@ impl Destination for DuckDb {
         .to_owned()
     }
 
+    fn timestamp_literal(&self, at: DateTime) -> String {
+        let text = literal(&at.text(6));
+        if self.zero_dates == ZeroDates::Text {
+            text
+        } else {
+            format!("CAST({} AS TIMESTAMP WITH TIME ZONE)", literal(&format!("{}+00", at.text(6))))
+        }
+    }
+
+    fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
+        let declared = self.declared(column_type);
+        Ok(match column_type {
+            ColumnType::Bit { width } => {
+                let width = usize::from(*width);
+                format!("CAST('{:0width$b}' AS BIT)", bit_default(text)?)
+            }
+            ColumnType::Binary { .. } => format!("encode({})", literal(text)),
+            ColumnType::Timestamp { .. } if declared != "VARCHAR" => format!("CAST({} AS {declared})", literal(&format!("{text}+00"))),
+            _ => format!("CAST({} AS {declared})", literal(text)),
+        })
+    }
+
+    fn change_type(&mut self, name: &TableName, column: &Column, stored: &str) -> Result<()> {
+        let declared = self.declared(column.column_type());
+        if !widens(stored, &declared) {
+            let message = format!(
+                "column `{name}.{}` is {stored} in the destination, but {} ({declared}) at the source now: rebuild the table with full_refresh",
+                column.name(),
+                column.column_type()
+            );
+            return Err(Error::new(ErrorKind::SchemaChange, message));
+        }
+        self.execute(&format!("ALTER TABLE {} ALTER COLUMN {} TYPE {declared}", qualified(name), quoted(column.name()))).map(drop)
+    }
+
     fn create_schema(&mut self, table: &TableName) -> Result<()> {
         match table.schema() {
             Some(schema) => self.execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", super::quoted(schema))).map(drop),
@@ -216,5 +251,33 @@ fn duckdb_error(failure: Failure, attempted: &str) -> Error {
         // What DuckDB says about values quotes them.
         FailureKind::Value => error,
         _ => error.with_cause(failure.message),
+    }
+}
+
+/// Whether every value of one type is a value of the other.
+fn widens(from: &str, to: &str) -> bool {
+    /// Digits that a whole number of the type may have below zero and above, as powers of two.
+    fn range(name: &str) -> Option<(u32, u32)> {
+        Some(match name {
+            "TINYINT" => (7, 7),
+            "SMALLINT" => (15, 15),
+            "INTEGER" => (31, 31),
+            "BIGINT" => (63, 63),
+            "UTINYINT" => (0, 8),
+            "USMALLINT" => (0, 16),
+            "UINTEGER" => (0, 32),
+            "UBIGINT" => (0, 64),
+            _ => return None,
+        })
+    }
+    fn decimal(name: &str) -> Option<(u32, u32)> {
+        let (precision, scale) = name.strip_prefix("DECIMAL(")?.strip_suffix(')')?.split_once(',')?;
+        let (precision, scale): (u32, u32) = (precision.parse().ok()?, scale.parse().ok()?);
+        Some((precision.checked_sub(scale)?, scale))
+    }
+    match (range(from), range(to), decimal(from), decimal(to)) {
+        (Some(from), Some(to), _, _) => from.0 <= to.0 && from.1 <= to.1,
+        (_, _, Some(from), Some(to)) => from.0 <= to.0 && from.1 <= to.1,
+        _ => from == "FLOAT" && to == "DOUBLE",
     }
 }

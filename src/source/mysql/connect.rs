@@ -40,6 +40,13 @@ pub enum ServerKind {
 }
 
 impl ServerKind {
+    /// What `@@version` says.
+    pub fn version(&self) -> &str {
+        match self {
+            Self::MySql { version } | Self::Vitess { version, .. } => version,
+        }
+    }
+
     /// Whether this is vtgate.
     pub fn is_vitess(&self) -> bool {
         matches!(self, Self::Vitess { .. })
@@ -139,6 +146,12 @@ impl Connection {
         rows.into_iter()
             .map(|row| row.unwrap_raw().into_iter().map(|value| text_of(value.unwrap_or(mysql::Value::NULL))).collect())
             .collect()
+    }
+
+    /// Runs a statement that returns no rows.
+    #[cfg(feature = "vstream")]
+    pub(crate) fn execute(&mut self, sql: &str) -> Result<()> {
+        self.conn.query_drop(sql).map_err(|cause| query_error(cause, "a statement about the session failed"))
     }
 
     pub(super) fn conn(&mut self) -> &mut Conn {

@@ -222,14 +222,6 @@ impl Machine {
         self.finished
     }
 
-    /// The tables that have to be copied anew before they can be streamed on, with the first ordinal of that copy.
-    pub(crate) fn recopies(&self) -> impl Iterator<Item = (&Arc<Table>, u64)> {
-        self.tables.iter().filter_map(|state| match state.state {
-            Following::Recopy { from } => Some((&state.table, from)),
-            _ => None,
-        })
-    }
-
     /// The greatest ordinal used.
     pub(crate) fn ordinal(&self) -> u64 {
         self.ordinal
@@ -683,6 +675,22 @@ impl Machine {
         }
         self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
         Some(ChangeBatch { changes, checkpoints: self.checkpoints(), complete: true, caught_up: false })
+    }
+
+    /// Hands out what is committed, at the machine's end, where there may be nothing.
+    pub(crate) fn take_all(&mut self) -> ChangeBatch {
+        self.committed_anything = true;
+        self.take().unwrap_or_else(|| ChangeBatch { changes: Vec::new(), checkpoints: Vec::new(), complete: true, caught_up: false })
+    }
+
+    /// Where each table stands at the machine's end; `None` for one that has ended.
+    pub(crate) fn into_checkpoints(self) -> Vec<(Arc<Table>, Option<Checkpoint>)> {
+        let checkpoints = self.checkpoints();
+        let followed = |state: TableState, checkpoint| {
+            let checkpoint = (!matches!(state.state, Following::Ended { .. })).then_some(checkpoint);
+            (state.table, checkpoint)
+        };
+        self.tables.into_iter().zip(checkpoints).map(|(state, checkpoint)| followed(state, checkpoint)).collect()
     }
 
     /// Hands out a piece of the open transaction if that has grown beyond the limit. Everything committed has to be taken before.

@@ -12,6 +12,10 @@ pub(crate) mod machine;
 #[cfg(feature = "vstream")]
 mod pump;
 #[cfg(feature = "vstream")]
+pub(crate) mod run;
+#[cfg(feature = "vstream")]
+mod server;
+#[cfg(feature = "vstream")]
 mod status;
 #[cfg(feature = "vstream")]
 pub(crate) mod transport;

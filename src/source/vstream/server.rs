@@ -25,7 +25,12 @@ pub(crate) fn shards(connection: &mut Connection, keyspace: &str) -> Result<Vec<
 }
 
 /// What the tablets of each shard have executed, and what their binary logs no longer hold.
-pub(crate) fn histories(connection: &mut Connection, keyspace: &str, shards: &[String], tablet_type: TabletType) -> Result<Vec<ServerShard>> {
+pub(crate) fn histories(
+    connection: &mut Connection,
+    keyspace: &str,
+    shards: &[String],
+    tablet_type: TabletType,
+) -> Result<Vec<ServerShard>> {
     let tablet = match tablet_type {
         TabletType::Primary => "primary",
         TabletType::Replica => "replica",
@@ -59,8 +64,10 @@ fn target(connection: &mut Connection, name: &str) -> Result<()> {
 /// The constant that rows written before a column was added hold in it.
 ///
 /// `Ok(None)` is NULL. An error of kind `Unsupported` says that it is not a constant.
-pub(crate) fn default_of(connection: &mut Connection, table: &str, column: &str) -> Result<Option<String>> {
-    let sql = "SELECT column_default, extra FROM information_schema.columns WHERE table_schema = database() AND table_name = ? AND column_name = ?";
+pub(crate) fn default_of(connection: &mut Connection, keyspace: &str, table: &str, column: &str) -> Result<Option<String>> {
+    target(connection, keyspace)?;
+    let sql = "SELECT column_default, extra FROM information_schema.columns \
+               WHERE table_schema = database() AND table_name = ? AND column_name = ?";
     let Some(row) = connection.query(sql, &[table, column])?.into_iter().next() else {
         // Dropped again already: what its rows held is of no use to anybody.
         return Ok(None);
