@@ -518,7 +518,7 @@ impl Validity {
         }
         self.len = rows;
         self.words.truncate(rows.div_ceil(64));
-        if rows % 64 != 0
+        if !rows.is_multiple_of(64)
             && let Some(word) = self.words.last_mut()
         {
             *word &= (1 << (rows % 64)) - 1;

@@ -110,6 +110,7 @@ impl Writer {
         Self::default()
     }
 
+    #[cfg(any(test, feature = "_fuzzing"))]
     pub(crate) fn varint_field(&mut self, number: u32, value: u64) {
         self.varint(u64::from(number) << 3 | VARINT);
         self.varint(value);

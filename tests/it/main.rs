@@ -1,6 +1,12 @@
-//! Tests on real servers (`tests/servers/up` starts them), one program so that they are linked once.
+//! The tests that go through the public API: one binary, so that heavy libraries are linked once. Most need real servers, which
+//! `tests/servers/up` starts.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
+#[cfg(feature = "vstream")]
+mod scripted_vtgate;
 mod servers;
 mod support;
+#[cfg(feature = "vstream")]
+#[path = "../vtgate/mod.rs"]
+mod vtgate;

@@ -277,7 +277,7 @@ pub(crate) fn push_decimal(text: &mut String, value: &[u8], scale: usize) -> boo
     }
     let zeros = whole.iter().take_while(|&&byte| byte == b'0').count();
     let whole = &whole[zeros..];
-    if negative && (whole.len() > 0 || fraction.iter().any(|&byte| byte != b'0')) {
+    if negative && (!whole.is_empty() || fraction.iter().any(|&byte| byte != b'0')) {
         text.push('-');
     }
     if whole.is_empty() {

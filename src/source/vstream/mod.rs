@@ -27,3 +27,7 @@ pub(crate) mod proto {
     include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
     pub use vtgate::*;
 }
+
+#[cfg(test)]
+#[path = "../../../tests/vtgate/mod.rs"]
+mod scripted;

@@ -112,6 +112,7 @@ impl Pump {
                 up: Buffer::new(),
                 down: Buffer::new(),
                 server_is_done: false,
+                grpc_is_done: false,
                 ours_until: None,
                 answer_by: Some(answer_by),
                 progress: told,
@@ -222,6 +223,8 @@ struct Link {
     /// From the server to grpc core.
     down: Buffer,
     server_is_done: bool,
+    /// grpc core has closed its end, and all that it wrote is read.
+    grpc_is_done: bool,
     /// Set when grpc core has closed its end: until when the server may take what is left.
     ours_until: Option<Instant>,
     /// Set until the server has answered: when it is too late.
@@ -245,7 +248,7 @@ impl Link {
             }
             let outgoing = !self.up.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.connection.wants_write());
             let leaving = self.ours_until.is_some();
-            if leaving && !outgoing {
+            if leaving && self.grpc_is_done && !outgoing {
                 self.hang_up();
                 return End::Ours;
             }
@@ -261,7 +264,7 @@ impl Link {
             let judging = self.answer_by.is_some();
             let wanted_of_server =
                 Readiness { read: !leaving && !self.server_is_done && (self.down.is_empty() || judging), write: outgoing };
-            let wanted_of_grpc = Readiness { read: !leaving && self.up.is_empty(), write: !self.down.is_empty() && !judging };
+            let wanted_of_grpc = Readiness { read: !self.grpc_is_done && self.up.is_empty(), write: !self.down.is_empty() && !judging };
             match wait([(self.tcp.as_fd(), wanted_of_server), (self.socket.as_fd(), wanted_of_grpc)], timeout) {
                 Ok([server, grpc]) => (at_server, at_grpc) = (server, grpc),
                 Err(error) => return End::Broken(error),
@@ -293,7 +296,10 @@ impl Link {
             match self.up.fill(&self.socket) {
                 Ok(None) => {}
                 Ok(Some(count)) if count > 0 => {}
-                Ok(_) | Err(_) => self.leave(),
+                Ok(_) | Err(_) => {
+                    self.grpc_is_done = true;
+                    self.leave();
+                }
             }
         }
         self.send()?;
@@ -384,7 +390,7 @@ impl Link {
         }
     }
 
-    /// grpc core is gone: what the server still sends has no reader.
+    /// grpc core is gone: what the server still sends has no reader. What grpc core wrote last, such as the cancellation of a call, is still sent.
     fn leave(&mut self) {
         self.down.clear();
         self.ours_until.get_or_insert_with(|| Instant::now() + FAREWELL);

@@ -299,11 +299,11 @@ impl Stream {
     /// not received yet are lost then: grpc core drops them.
     pub(crate) fn receive(&mut self, deadline: Instant) -> Result<Received> {
         loop {
-            let Some(receiver) = &mut self.receiver else { return Ok(Received::Ended) };
             if self.signal.is_cancelled() {
                 self.receiver = None;
                 return Err(Error::new(ErrorKind::Cancelled, "the stream was cancelled"));
             }
+            let Some(receiver) = &mut self.receiver else { return Ok(Received::Ended) };
             let mut context = Context::from_waker(&self.waker);
             match Pin::new(receiver).poll_next(&mut context) {
                 Poll::Ready(Some(Ok(message))) => return Ok(Received::Message(message)),
@@ -517,69 +517,4 @@ fn redirect_log() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(host: &str) -> Endpoint {
-        Endpoint {
-            host: host.into(),
-            port: 15991,
-            tls: Tls::Off,
-            tls_files: TlsFiles::default(),
-            user: Some("app".into()),
-            password: Some("p@ss:w/rd".into()),
-            connect_timeout: Duration::from_secs(5),
-            max_message_bytes: 64 << 20,
-            plaintext_credentials: false,
-        }
-    }
-
-    #[test]
-    fn debug_does_not_show_the_password() {
-        let shown = format!("{:?}", endpoint("db.example"));
-        assert!(shown.contains("db.example:15991") && !shown.contains("w/rd"), "{shown}");
-    }
-
-    #[test]
-    fn the_authority_of_an_ipv6_address_has_brackets_once() {
-        assert_eq!(endpoint("::1").server(), "[::1]:15991");
-        assert_eq!(endpoint("[::1]").server(), "[::1]:15991");
-        assert_eq!(endpoint("[::1]").bare_host(), "::1");
-    }
-
-    #[test]
-    fn a_password_goes_in_plain_text_to_this_machine_only() {
-        // An address of the range for documentation: were it dialled, this would take the whole time limit and be another error.
-        let error = Channel::connect(&endpoint("192.0.2.1")).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Config);
-        assert_eq!(
-            error.to_string(),
-            "the password would go to `192.0.2.1:15991` in plain text: set `grpc_tls=true`, or allow it with `grpc_credentials=plaintext`"
-        );
-    }
-
-    #[test]
-    fn preferred_is_refused() {
-        let error = Channel::connect(&Endpoint { tls: Tls::Preferred, ..endpoint("127.0.0.1") }).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Config);
-    }
-
-    #[test]
-    fn credentials_are_sent_in_both_forms() {
-        let metadata = credentials(&endpoint("db")).unwrap().unwrap();
-        let sent: Vec<_> = metadata.iter().map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into_owned())).collect();
-        let expected = [("authorization", "Basic YXBwOnBAc3M6dy9yZA=="), ("username", "app"), ("password", "p@ss:w/rd")]
-            .map(|(k, v)| (k.into(), v.into()));
-        assert_eq!(sent, expected);
-
-        let umlaut = Endpoint { password: Some("pässword".into()), ..endpoint("db") };
-        assert_eq!(credentials(&umlaut).unwrap().unwrap().len(), 1);
-        assert!(credentials(&Endpoint { user: None, ..endpoint("db") }).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_message_that_is_not_protobuf_is_a_protocol_error() {
-        assert_eq!(decode(&[0x0a, 0xff]).unwrap_err().kind(), ErrorKind::Protocol);
-        assert!(decode(&[]).unwrap().events.is_empty());
-    }
-}
+mod tests;
