@@ -136,6 +136,21 @@ impl Table {
             .or_else(|| self.columns.iter().position(|column| column.name.to_lowercase() == name.to_lowercase()))
     }
 
+    /// The same table without the columns that are not among `names`. Columns of the key stay.
+    #[must_use]
+    pub(crate) fn restricted_to(&self, names: &[String]) -> Self {
+        let is_kept = |index: usize| {
+            let name = self.columns[index].name.to_lowercase();
+            self.primary_key.contains(&index) || names.iter().any(|kept| kept.to_lowercase() == name)
+        };
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|&index| is_kept(index)).collect();
+        Self {
+            name: self.name.clone(),
+            columns: kept.iter().map(|&index| self.columns[index].clone()).collect(),
+            primary_key: self.primary_key.iter().filter_map(|key| kept.iter().position(|index| index == key)).collect(),
+        }
+    }
+
     /// The same table with another type for one column.
     #[must_use]
     pub(crate) fn with_column_type(mut self, index: usize, column_type: ColumnType) -> Self {

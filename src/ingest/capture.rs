@@ -43,8 +43,10 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     let cancel = options.cancel().child();
     let changes = Changes::start(source, request, cancel.clone())?;
     let mut merge = sink.merge(deletes)?;
-    for account in accounts.iter().filter(|account| !account.is_failed()) {
-        merge.add_table(&account.table, &account.target, options.full_refresh())?;
+    for table in changes.tables() {
+        if let Some(account) = accounts.iter().find(|account| account.table.name() == table.name()) {
+            merge.add_table(table, &account.target, options.full_refresh())?;
+        }
     }
     let outcome = pump(changes, &mut merge, &mut accounts, options, &cancel, begun);
     let mut report = Report::default();

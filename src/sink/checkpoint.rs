@@ -19,11 +19,13 @@ pub struct StoredPosition {
     pub(crate) checkpoint: Checkpoint,
     /// The position that the rows themselves carry, where the checkpoint's is newer: it has to be of the same history.
     pub(crate) of_rows: Option<Lsn>,
+    /// The columns that the destination has, where that is known.
+    pub(crate) columns: Option<Vec<String>>,
 }
 
 impl From<Checkpoint> for StoredPosition {
     fn from(checkpoint: Checkpoint) -> Self {
-        Self { checkpoint, of_rows: None }
+        Self { checkpoint, of_rows: None, columns: None }
     }
 }
 
@@ -42,6 +44,7 @@ impl StoredPosition {
 pub(crate) fn read(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Option<StoredPosition>> {
     let at_table = |error: Error| error.with_table(name);
     let Some(columns) = destination.stored_columns(name)? else { return Ok(None) };
+    let names = Some(columns.iter().map(|column| column.name.clone()).collect());
     let has_rows = !destination.query_text(&format!("SELECT 1 FROM {} LIMIT 1", qualified(name)))?.is_empty();
     let missing = || {
         let message =
@@ -67,15 +70,17 @@ pub(crate) fn read(destination: &mut dyn Destination, name: &TableName, source_t
             match of_rows {
                 Some(rows) if newer_rows => {
                     let ordinal = last_ordinal.max(rows.ordinal());
-                    Ok(from_lsn(rows, source_table, ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None }))
+                    Ok(from_lsn(rows, source_table, ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None, columns: names }))
                 }
                 of_rows => {
                     checkpoint.ordinal = checkpoint.ordinal.max(last_ordinal);
-                    Ok(Some(StoredPosition { checkpoint, of_rows }))
+                    Ok(Some(StoredPosition { checkpoint, of_rows, columns: names }))
                 }
             }
         }
-        (None, Some(rows)) => Ok(from_lsn(rows, source_table, last_ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None })),
+        (None, Some(rows)) => {
+            Ok(from_lsn(rows, source_table, last_ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None, columns: names }))
+        }
         (None, None) if has_rows => Err(missing()),
         (None, None) => Ok(None),
     }

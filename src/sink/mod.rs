@@ -126,9 +126,15 @@ pub(crate) trait Destination: Send {
         self.execute(&format!("CREATE TABLE {} ({}){suffix}", qualified(name), parts.join(", "))).map(drop)
     }
 
-    fn add_column(&mut self, name: &TableName, column: &Column) -> Result<()> {
+    /// Adds a column; rows that are there get `default`, which is what MySQL prints for the value, or NULL.
+    fn add_column(&mut self, name: &TableName, column: &Column, default: Option<&str>) -> Result<()> {
         let declared = self.declared(column.column_type());
-        self.execute(&format!("ALTER TABLE {} ADD COLUMN {} {declared}", qualified(name), quoted(column.name()))).map(drop)
+        self.execute(&format!("ALTER TABLE {} ADD COLUMN {} {declared}", qualified(name), quoted(column.name())))?;
+        if let Some(default) = default {
+            let value = self.default_literal(column.column_type(), default)?;
+            self.execute(&format!("UPDATE {} SET {} = {value}", qualified(name), quoted(column.name())))?;
+        }
+        Ok(())
     }
 
     fn drop_if_exists(&mut self, name: &TableName) -> Result<()> {
@@ -180,6 +186,15 @@ fn bit_default(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
     let number = digits.and_then(|digits| u64::from_str_radix(digits, 2).ok());
     number.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the default of a bit column cannot be read"))
+}
+
+/// The bytes of a binary column's default as hexadecimal digits: MySQL prints it as `0x6162`.
+#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
+fn binary_default(text: &str) -> String {
+    match text.strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => digits.to_owned(),
+        _ => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
+    }
 }
 
 /// A table's name as SQL takes it.

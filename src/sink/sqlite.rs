@@ -6,7 +6,7 @@
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::{Destination, Nulled, StoredColumn, bit_default, literal, qualified, quoted};
+use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::SqliteOptions;
 use crate::schema::{ColumnType, TableName};
@@ -142,7 +142,7 @@ impl Destination for Sqlite {
     fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
         Ok(match self.declared(column_type).as_str() {
             "TEXT" => literal(text),
-            "BLOB" => format!("CAST({} AS BLOB)", literal(text)),
+            "BLOB" => format!("x{}", literal(&binary_default(text))),
             "REAL" => format!("CAST({} AS REAL)", literal(text)),
             _ => match column_type {
                 ColumnType::Bit { .. } => bit_default(text)?.to_string(),

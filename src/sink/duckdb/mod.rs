@@ -4,7 +4,7 @@ mod library;
 mod write;
 
 use self::library::{Appender, Connection, Failure, FailureKind};
-use super::{Destination, Nulled, StoredColumn, bit_default, literal, qualified, quoted};
+use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::DuckDbOptions;
 use crate::schema::{Column, ColumnType, TableName};
@@ -202,10 +202,18 @@ impl Destination for DuckDb {
                 let width = usize::from(*width);
                 format!("CAST('{:0width$b}' AS BIT)", bit_default(text)?)
             }
-            ColumnType::Binary { .. } => format!("encode({})", literal(text)),
+            ColumnType::Binary { .. } => format!("unhex({})", literal(&binary_default(text))),
             ColumnType::Timestamp { .. } if declared != "VARCHAR" => format!("CAST({} AS {declared})", literal(&format!("{text}+00"))),
             _ => format!("CAST({} AS {declared})", literal(text)),
         })
+    }
+
+    fn add_column(&mut self, name: &TableName, column: &Column, default: Option<&str>) -> Result<()> {
+        // DuckDB cannot update a table in the transaction that has altered it, so the value comes as the column's default.
+        let default = default.map(|default| self.default_literal(column.column_type(), default)).transpose()?;
+        let default = default.map(|value| format!(" DEFAULT {value}")).unwrap_or_default();
+        let declared = self.declared(column.column_type());
+        self.execute(&format!("ALTER TABLE {} ADD COLUMN {} {declared}{default}", qualified(name), quoted(column.name()))).map(drop)
     }
 
     fn change_type(&mut self, name: &TableName, column: &Column, stored: &str) -> Result<()> {

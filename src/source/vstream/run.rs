@@ -11,7 +11,7 @@ use crate::change::{Change, ChangeBatch, CopyPhase};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
 use crate::position::{ServerShard, Vgtid, judge};
-use crate::schema::Table;
+use crate::schema::{Column, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
 use crate::source::vstream::event::{EventKind, read_response};
@@ -95,6 +95,9 @@ pub struct Changes<'a> {
     to_copy: VecDeque<Follow>,
     copied: Vec<Follow>,
     running: Option<Running>,
+    /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
+    /// show in the stream when their time comes, or else at its end.
+    declared: BTreeMap<String, Table>,
     caught_up: bool,
     ended: bool,
 }
@@ -143,15 +146,17 @@ impl<'a> Changes<'a> {
         })?;
         let shards: Vec<String> = serving.iter().map(|shard| shard.shard.clone()).collect();
         let (mut to_copy, mut copied) = (VecDeque::new(), Vec::new());
+        let mut declared = BTreeMap::new();
         for (table, resume) in request.tables {
             check_key(&table)?;
+            declared.insert(table.name().to_owned(), table.clone());
             let follow = match resume {
                 None => Follow {
                     table: Arc::new(table),
                     position: nothing_copied(&keyspace, &shards),
                     phase: CopyPhase::Copying { done: Vec::new(), sweep: None },
                 },
-                Some(StoredPosition { checkpoint, of_rows }) => {
+                Some(StoredPosition { checkpoint, of_rows, columns }) => {
                     let at_table = |error: Error| error.with_table(table.name());
                     judge(&checkpoint.position, &keyspace, &serving).map_err(at_table)?;
                     if let Some(of_rows) = of_rows.as_ref().and_then(|lsn| lsn.payload()) {
@@ -161,6 +166,7 @@ impl<'a> Changes<'a> {
                             .or_else(|error| if outdated(&error) { Ok(()) } else { Err(error) })
                             .map_err(at_table)?;
                     }
+                    let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
                     Follow { table: Arc::new(table), position: checkpoint.position, phase: checkpoint.phase }
                 }
             };
@@ -173,7 +179,26 @@ impl<'a> Changes<'a> {
         let plan = Plan { keyspace, shards, ordinal: request.ordinal, now, transaction_bytes: TRANSACTION_BYTES };
         let stop = stop_position(&serving);
         let mode = request.mode.unwrap_or(capture.mode());
-        Ok(Self { endpoint, capture, mode, source, cancel, plan, stop, to_copy, copied, running: None, caught_up: false, ended: false })
+        Ok(Self {
+            endpoint,
+            capture,
+            mode,
+            source,
+            cancel,
+            plan,
+            stop,
+            to_copy,
+            copied,
+            running: None,
+            declared,
+            caught_up: false,
+            ended: false,
+        })
+    }
+
+    /// The tables as they are known before the first batch: those that are resumed without the columns that their destination lacks.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.to_copy.iter().chain(&self.copied).map(|follow| &*follow.table)
     }
 
     fn step(&mut self) -> Result<Option<ChangeBatch>> {
@@ -253,6 +278,19 @@ impl<'a> Changes<'a> {
                 CopyPhase::Copying { .. } => {
                     recopied = true;
                     self.to_copy.push_back(follow);
+                }
+            }
+        }
+        if is_last && !recopied {
+            // The stop position is not older than the declarations, so what has not shown by now had no rows to show with.
+            for follow in &mut self.copied {
+                let Some(declared) = self.declared.get(follow.table.name()) else { continue };
+                let is_new = |column: &&Column| follow.table.column_index(column.name()).is_none();
+                let added: Vec<Column> = declared.columns().iter().filter(is_new).cloned().collect();
+                if !added.is_empty() {
+                    follow.table = Arc::new(Table::clone(&follow.table).with_columns(added.clone()));
+                    let added = added.into_iter().map(|column| (column, None)).collect();
+                    batch.changes.push(Change::Columns { table: Arc::clone(&follow.table), added });
                 }
             }
         }
