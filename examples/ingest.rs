@@ -1,0 +1,244 @@
+//! Moves tables from the command line: `ingest --source-uri mysql://… --dest-uri duckdb:///shop.duckdb --source-table orders`.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use lexopt::prelude::*;
+use planetscale_ingest::{Cancel, IngestOptions, Progress, Report, Sink, Source, Strategy, TableName, TableState, ZeroDates, ingest};
+use serde_json::json;
+
+const USAGE: &str = "\
+usage: ingest --source-uri URI --dest-uri URI [options]
+
+  --source-uri URI           mysql://user:password@host:port/database, or mysql+cdc://…?grpc_port=… for change capture
+  --dest-uri URI             duckdb:///path.duckdb or sqlite:///path.db
+  --source-table A[,B…]      tables to move (default: all)
+  --dest-table X             the destination's table, for one source table; X may be schema.table
+  --incremental-strategy S   replace, append or merge (default: replace; for change capture merge)
+  --primary-key C[,D…]       columns that identify a row (default: the source's primary key)
+  --hard-delete              remove deleted rows instead of marking them
+  --full-refresh             build the destination's tables anew
+  --zero-dates P             null, error or text (default: null)
+  --progress M               auto, plain, json or off (default: auto)
+  --report json              print a report on standard output
+
+The exit status is 0 only if every table is complete.
+";
+
+struct Arguments {
+    source_uri: String,
+    dest_uri: String,
+    options: IngestOptions,
+    progress: Mode,
+    report: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Bar,
+    Plain,
+    Json,
+    Off,
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments() {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ingest: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(report) => {
+            for table in &report.tables {
+                match &table.state {
+                    TableState::Complete => {}
+                    TableState::Failed { error } => eprintln!("ingest: {}: {error}", table.source),
+                    _ => eprintln!("ingest: {}: not complete", table.source),
+                }
+            }
+            let done = if arguments.report { println(&as_json(&report).to_string()) } else { summary(&arguments, &report) };
+            if report.is_complete() && done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("ingest: {error:#}");
+            if arguments.report {
+                println(&json!({"state": "failed", "error": format!("{error:#}"), "tables": []}).to_string());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> planetscale_ingest::Result<Report> {
+    let cancel = Cancel::new();
+    let interrupted = cancel.clone();
+    // The first interrupt ends the run in order, the second at once.
+    let handler = ctrlc::set_handler(move || {
+        if interrupted.is_cancelled() {
+            std::process::exit(130);
+        }
+        interrupted.cancel();
+    });
+    if let Err(error) = handler {
+        eprintln!("ingest: interrupts end the run at once: {error}");
+    }
+    let source = Source::open(&arguments.source_uri)?;
+    let mut sink = Sink::open(&arguments.dest_uri)?;
+    let display = Display::new(arguments.progress);
+    let options = arguments.options.clone().with_cancel(cancel).with_progress(move |progress| display.show(progress));
+    ingest(&source, &mut sink, &options)
+}
+
+fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
+    let (mut source_uri, mut dest_uri, mut report) = (None, None, false);
+    let mut progress = None;
+    let mut options = IngestOptions::new();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("source-uri") => source_uri = Some(parser.value()?.string()?),
+            Long("dest-uri") => dest_uri = Some(parser.value()?.string()?),
+            Long("source-table") => options = options.with_tables(list(&mut parser)?),
+            Long("dest-table") => {
+                let name = TableName::parse(&parser.value()?.string()?).map_err(|error| error.to_string())?;
+                options = options.with_dest_table(name);
+            }
+            Long("incremental-strategy") => {
+                options = options.with_strategy(choice(
+                    &mut parser,
+                    &[("replace", Strategy::Replace), ("append", Strategy::Append), ("merge", Strategy::Merge)],
+                )?);
+            }
+            Long("primary-key") => options = options.with_primary_key(list(&mut parser)?),
+            Long("hard-delete") => options = options.with_hard_delete(true),
+            Long("full-refresh") => options = options.with_full_refresh(true),
+            Long("zero-dates") => {
+                let policies = [("null", ZeroDates::Null), ("error", ZeroDates::Error), ("text", ZeroDates::Text)];
+                options = options.with_zero_dates(choice(&mut parser, &policies)?);
+            }
+            Long("progress") => {
+                let modes = [("auto", None), ("plain", Some(Mode::Plain)), ("json", Some(Mode::Json)), ("off", Some(Mode::Off))];
+                progress = choice(&mut parser, &modes)?;
+            }
+            Long("report") => report = choice(&mut parser, &[("json", true)])?,
+            Long("help") | Short('h') => {
+                print!("{USAGE}");
+                return Ok(None);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    let terminal = std::io::stderr().is_terminal();
+    Ok(Some(Arguments {
+        source_uri: source_uri.ok_or("--source-uri is missing")?,
+        dest_uri: dest_uri.ok_or("--dest-uri is missing")?,
+        options,
+        progress: progress.unwrap_or(if terminal { Mode::Bar } else { Mode::Plain }),
+        report,
+    }))
+}
+
+/// Names separated by commas.
+fn list(parser: &mut lexopt::Parser) -> Result<Vec<String>, lexopt::Error> {
+    Ok(parser.value()?.string()?.split(',').map(|name| name.trim().to_owned()).collect())
+}
+
+fn choice<T: Copy>(parser: &mut lexopt::Parser, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
+    let value = parser.value()?.string()?;
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    match choices.iter().find(|(name, _)| *name == value) {
+        Some((_, chosen)) => Ok(*chosen),
+        None => Err(format!("`{value}` is none of {}", names.join(", ")).into()),
+    }
+}
+
+/// Shows how far the run is, on standard error.
+struct Display {
+    mode: Mode,
+    bar: ProgressBar,
+    last: Mutex<Option<(usize, Instant)>>,
+}
+
+impl Display {
+    fn new(mode: Mode) -> Self {
+        let bar = if mode == Mode::Bar { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self { mode, bar, last: Mutex::new(None) }
+    }
+
+    fn show(&self, progress: &Progress<'_>) {
+        // A line a second is enough, and one for each new table.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = if self.mode == Mode::Bar { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        if self.mode == Mode::Off || last.is_some_and(|(table, at)| table == progress.table_index && at.elapsed() < pause) {
+            return;
+        }
+        *last = Some((progress.table_index, Instant::now()));
+        let place = format!("{}/{}", progress.table_index + 1, progress.tables);
+        let text = format!("{place} {}: {} rows, {}", progress.table, HumanCount(progress.rows), HumanBytes(progress.bytes));
+        match self.mode {
+            Mode::Bar => {
+                self.bar.set_message(text);
+                self.bar.tick();
+            }
+            Mode::Plain => eprintln!("{text}"),
+            Mode::Json => {
+                let line = json!({"table": progress.table, "table_index": progress.table_index, "tables": progress.tables,
+                    "rows": progress.rows, "bytes": progress.bytes, "seconds": progress.elapsed.as_secs_f64()});
+                eprintln!("{line}");
+            }
+            Mode::Off => {}
+        }
+    }
+}
+
+fn summary(arguments: &Arguments, report: &Report) -> bool {
+    if arguments.progress != Mode::Off {
+        for table in &report.tables {
+            let (read, written) = (HumanCount(table.rows_read), HumanCount(table.rows_inserted + table.rows_updated));
+            let seconds = table.elapsed.as_secs_f64();
+            eprintln!("{} -> {}: {read} rows read, {written} written, {seconds:.1} s", table.source, table.destination);
+        }
+    }
+    true
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let tables: Vec<serde_json::Value> = report
+        .tables
+        .iter()
+        .map(|table| {
+            let (state, error) = match &table.state {
+                TableState::Complete => ("complete", None),
+                TableState::Failed { error } => ("failed", Some(error)),
+                _ => ("partial", None),
+            };
+            json!({"source": table.source, "destination": table.destination, "rows_read": table.rows_read,
+                "rows_inserted": table.rows_inserted, "rows_updated": table.rows_updated, "rows_deleted": table.rows_deleted,
+                "bytes": table.bytes, "position": table.position, "state": state, "error": error,
+                "nulled_dates": table.nulled_dates, "seconds": table.elapsed.as_secs_f64()})
+        })
+        .collect();
+    let failed = report.tables.iter().any(|table| matches!(table.state, TableState::Failed { .. }));
+    let state = if report.is_complete() {
+        "complete"
+    } else if failed {
+        "failed"
+    } else {
+        "partial"
+    };
+    json!({"state": state, "tables": tables, "seconds": report.elapsed.as_secs_f64(), "peak_memory_bytes": report.peak_memory_bytes})
+}
+
+/// Prints to standard output; whether that was possible.
+fn println(text: &str) -> bool {
+    writeln!(std::io::stdout(), "{text}").is_ok()
+}
