@@ -82,6 +82,7 @@ pub enum PositionFault {
     Missing,
 }
 
+#[allow(dead_code, reason = "some constructors and places serve only some features")]
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), table: None, column: None, shard: None, position: None, cause: None }))

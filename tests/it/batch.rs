@@ -1,0 +1,1 @@
+//! Whole tables, from real servers into both destinations.

@@ -1,0 +1,5 @@
+//! What several test modules use.
+
+#![allow(dead_code, reason = "which helpers are used depends on the features")]
+
+pub mod servers;

@@ -1,0 +1,137 @@
+//! The servers that `tests/servers/up` has started, and SQL on them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, OptsBuilder, Row, SslOpts};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+/// One of the servers: plain MySQL, or vtgate with its two listeners.
+pub struct Server {
+    pub name: &'static str,
+    pub mysql_host: String,
+    pub mysql_port: u16,
+    pub user: String,
+    pub password: String,
+    /// vtgate's gRPC listener; plain MySQL has none.
+    pub grpc: Option<(String, u16)>,
+    /// Where the server speaks TLS.
+    pub tls: Option<Certificates>,
+    /// The server's folder: logs, pids, data.
+    pub dir: PathBuf,
+}
+
+/// Files of a private certificate authority.
+pub struct Certificates {
+    pub ca: PathBuf,
+    /// A certificate authority that has signed nothing here.
+    pub other_ca: PathBuf,
+    pub client_cert: PathBuf,
+    pub client_key: PathBuf,
+}
+
+/// Plain MySQL, TLS offered; the user may do everything.
+pub fn mysql() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::find("mysql"))
+}
+
+/// Vitess: unsharded keyspace `commerce`, two-shard keyspace `customer`; no TLS, no password.
+pub fn vitess() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::find("test"))
+}
+
+/// The same behind TLS, with user and password, on both listeners.
+pub fn vitess_secure() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::find("secure"))
+}
+
+impl Server {
+    fn find(name: &'static str) -> Self {
+        let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/cluster");
+        let output = Command::new(&cluster).args(["env", name, "--json"]).output();
+        let output = output.unwrap_or_else(|error| panic!("{} cannot be run: {error}", cluster.display()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the servers are not up: run tests/servers/up ({})", said.trim());
+        let values: Value = serde_json::from_slice(&output.stdout).expect("`cluster env --json` prints JSON");
+        let text = |key: &str| values[key].as_str().map(str::to_owned);
+        let port = |key: &str| values[key].as_u64().and_then(|port| u16::try_from(port).ok());
+        let must = |key: &str| text(key).unwrap_or_else(|| panic!("`cluster env {name} --json` lacks `{key}`"));
+
+        let server = Self {
+            name,
+            mysql_host: must("mysql_host"),
+            mysql_port: port("mysql_port").expect("a port"),
+            user: must("mysql_user"),
+            password: must("mysql_password"),
+            grpc: text("grpc_host").zip(port("grpc_port")),
+            tls: text("other_ca").map(|other_ca| Certificates {
+                ca: must("ca").into(),
+                other_ca: other_ca.into(),
+                client_cert: must("client_cert").into(),
+                client_key: must("client_key").into(),
+            }),
+            dir: must("dir").into(),
+        };
+        // Its folder outlives a server that was killed.
+        if let Err(error) = server.connect() {
+            panic!("the servers are not up: run tests/servers/up ({name}: {error})");
+        }
+        server
+    }
+
+    fn connect(&self) -> mysql::Result<Conn> {
+        let tls = self.tls.as_ref().map(|files| SslOpts::default().with_root_cert_path(Some(files.ca.clone())));
+        Conn::new(
+            OptsBuilder::new()
+                .ip_or_hostname(Some(&self.mysql_host))
+                .tcp_port(self.mysql_port)
+                .user(Some(&self.user))
+                .pass((!self.password.is_empty()).then_some(&self.password))
+                // Else the client moves on to the socket file that the server names: behind vtgate, that of some mysqld.
+                .prefer_socket(false)
+                .tcp_connect_timeout(Some(Duration::from_secs(10)))
+                .read_timeout(Some(Duration::from_secs(120)))
+                .ssl_opts(tls),
+        )
+    }
+
+    /// A new connection, over TLS where the server speaks it, without a database.
+    pub fn conn(&self) -> Conn {
+        self.connect().unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Runs one statement on a connection of its own and returns its rows.
+    pub fn exec(&self, sql: &str) -> Vec<Row> {
+        self.conn().query(sql).unwrap_or_else(|error| panic!("{}: {sql}: {error}", self.name))
+    }
+
+    /// The URI of a database or keyspace for batch reads and for destinations.
+    pub fn uri(&self, database: &str) -> String {
+        self.address("mysql", database, &[])
+    }
+
+    /// The URI of a keyspace for change capture. Plain MySQL's lacks `grpc_port`.
+    pub fn cdc_uri(&self, keyspace: &str) -> String {
+        let port = self.grpc.as_ref().map(|(_, port)| format!("grpc_port={port}"));
+        self.address("mysql+cdc", keyspace, port.as_slice())
+    }
+
+    fn address(&self, scheme: &str, database: &str, first: &[String]) -> String {
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let mut parameters = first.to_vec();
+        match &self.tls {
+            Some(files) => parameters.push(format!("tls=true&tls_ca={}", encoded(&files.ca.to_string_lossy()))),
+            None => parameters.push("tls=false".into()),
+        }
+        let Self { mysql_host, mysql_port, .. } = self;
+        let password = if self.password.is_empty() { String::new() } else { format!(":{}", encoded(&self.password)) };
+        format!("{scheme}://{}{password}@{mysql_host}:{mysql_port}/{database}?{}", encoded(&self.user), parameters.join("&"))
+    }
+}
