@@ -3,6 +3,10 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
+#[cfg(any(feature = "sqlite", feature = "duckdb"))]
+mod batch;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod capture;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

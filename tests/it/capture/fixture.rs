@@ -1,0 +1,257 @@
+//! Tables to capture, destinations to capture them into, and the comparison of both.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use mysql::Conn;
+use mysql::prelude::Queryable;
+use planetscale_ingest::{Error, IngestOptions, Report, Sink, Source, TableState, ingest};
+use tempfile::TempDir;
+
+use crate::support::servers::Server;
+
+/// Purging binary logs takes the positions of all tests that run at the time.
+static BINARY_LOGS: RwLock<()> = RwLock::new(());
+
+pub fn binary_logs_stay() -> RwLockReadGuard<'static, ()> {
+    BINARY_LOGS.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+pub fn binary_logs_may_go() -> RwLockWriteGuard<'static, ()> {
+    BINARY_LOGS.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Sqlite,
+    DuckDb,
+}
+
+pub const BOTH: [Kind; 2] = [Kind::Sqlite, Kind::DuckDb];
+
+/// The columns that every test table has.
+const COLUMNS: &str = "id bigint not null primary key, name varchar(200), amount decimal(12,2), note text, happened datetime(6)";
+
+/// A new table in `commerce`, or in `customer` with rows on both shards.
+pub fn create(server: &Server, keyspace: &str, table: &str) -> Conn {
+    let mut conn = server.conn();
+    conn.query_drop(format!("use `{keyspace}`")).unwrap();
+    conn.query_drop(format!("drop table if exists `{table}`")).unwrap();
+    conn.query_drop(format!("create table `{table}` ({COLUMNS})")).unwrap();
+    if keyspace == "customer" {
+        // Vitess refuses to add a vindex that an earlier run has left behind.
+        let _ = conn.query_drop(format!("alter vschema on customer.`{table}` add vindex by_hash(id)"));
+    }
+    conn
+}
+
+/// Adds rows with the ids of a range; what they hold follows from id and generation.
+pub fn insert(conn: &mut Conn, table: &str, ids: std::ops::Range<u64>, generation: u64) {
+    for chunk in ids.collect::<Vec<_>>().chunks(500) {
+        let rows: Vec<String> = chunk.iter().map(|id| row(*id, generation)).collect();
+        conn.query_drop(format!("insert into `{table}` (id, name, amount, note, happened) values {}", rows.join(","))).unwrap();
+    }
+}
+
+fn row(id: u64, generation: u64) -> String {
+    let note = match (id + generation) % 5 {
+        0 => "null".to_owned(),
+        1 => "''".to_owned(),
+        _ => format!("'note {id}.{generation} ünïcødé ''quoted'''"),
+    };
+    let cents = (id * 37 + generation * 11) % 10_000;
+    let sign = if id % 3 == 0 { "-" } else { "" };
+    let (second, micros) = (id % 60, (id * 7919 + generation) % 1_000_000);
+    format!(
+        "({id}, 'name {id} {generation}', {sign}{}.{:02}, {note}, '2024-02-29 12:30:{second:02}.{micros:06}')",
+        cents / 100,
+        cents % 100
+    )
+}
+
+/// Pseudo-random numbers that a seed repeats.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// One random transaction: inserts, updates, deletes and key changes of a few rows.
+pub fn change(conn: &mut Conn, table: &str, random: &mut Random, generation: u64, may_move_keys: bool) {
+    conn.query_drop("begin").unwrap();
+    for _ in 0..=random.below(6) {
+        let id = random.below(2_000);
+        match random.below(if may_move_keys { 10 } else { 9 }) {
+            0..=2 => {
+                let values = row(id, generation);
+                conn.query_drop(format!(
+                    "insert into `{table}` (id, name, amount, note, happened) values {values} on duplicate key update name = values(name), \
+                     amount = values(amount), note = values(note), happened = values(happened)"
+                ))
+                .unwrap();
+            }
+            3..=6 => {
+                conn.query_drop(format!(
+                    "update `{table}` set name = 'changed {generation}', note = null where id between {id} and {}",
+                    id + 9
+                ))
+                .unwrap();
+            }
+            7..=8 => conn.query_drop(format!("delete from `{table}` where id = {id}")).unwrap(),
+            _ => {
+                let new = 1_000_000 + generation * 100 + random.below(100);
+                // The new key may be taken.
+                let _ = conn.query_drop(format!("update `{table}` set id = {new} where id = {id}"));
+            }
+        }
+    }
+    conn.query_drop("commit").unwrap();
+}
+
+pub type Rows = BTreeMap<i64, Vec<Option<String>>>;
+
+/// What the source holds, as MySQL prints it.
+pub fn source_rows(conn: &mut Conn, table: &str) -> Rows {
+    conn.query_drop("set workload = 'olap'").unwrap();
+    let rows: Vec<(i64, Option<String>, Option<String>, Option<String>, Option<String>)> =
+        conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
+    conn.query_drop("set workload = 'oltp'").unwrap();
+    rows.into_iter().map(|(id, name, amount, note, happened)| (id, vec![name, amount, note, happened])).collect()
+}
+
+/// A destination in a folder of its own.
+pub struct Destination {
+    pub kind: Kind,
+    pub path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Destination {
+    pub fn new(kind: Kind) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(if kind == Kind::Sqlite { "a.db" } else { "a.duckdb" });
+        Self { kind, path, _folder: folder }
+    }
+
+    pub fn uri(&self) -> String {
+        let scheme = if self.kind == Kind::Sqlite { "sqlite" } else { "duckdb" };
+        format!("{scheme}://{}", self.path.display())
+    }
+
+    /// Captures until the run has caught up.
+    pub fn capture(&self, source: &str, options: &IngestOptions) -> Result<Report, Error> {
+        let source = Source::open(source)?;
+        let mut sink = Sink::open(&self.uri())?;
+        ingest(&source, &mut sink, options)
+    }
+
+    /// Captures and expects every table to be complete.
+    pub fn capture_all(&self, source: &str, options: &IngestOptions) -> Report {
+        let report = self.capture(source, options).unwrap();
+        for table in &report.tables {
+            assert_eq!(table.state, TableState::Complete, "{:?} {}", self.kind, table.source);
+        }
+        report
+    }
+
+    /// Runs a query; all cells as text.
+    pub fn query(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        match self.kind {
+            Kind::Sqlite => query_sqlite(&self.path, sql),
+            Kind::DuckDb => query_duckdb(&self.path, sql),
+        }
+    }
+
+    pub fn execute(&self, sql: &str) {
+        match self.kind {
+            Kind::Sqlite => rusqlite::Connection::open(&self.path).unwrap().execute_batch(sql).unwrap(),
+            Kind::DuckDb => duckdb::Connection::open(&self.path).unwrap().execute_batch(sql).unwrap(),
+        }
+    }
+
+    pub fn cell(&self, sql: &str) -> Option<String> {
+        self.query(sql).into_iter().flatten().next().flatten()
+    }
+
+    /// The rows that are not deleted, in the form of [`source_rows`].
+    pub fn rows(&self, table: &str) -> Rows {
+        let happened = match self.kind {
+            Kind::Sqlite => "happened",
+            Kind::DuckDb => "strftime(happened, '%Y-%m-%d %H:%M:%S.%f')",
+        };
+        let sql = format!("select id, name, cast(amount as varchar), note, {happened} from \"{table}\" where not _cdc_deleted");
+        let rows = self.query(&sql);
+        let count = rows.len();
+        let mut by_id = Rows::new();
+        for mut row in rows {
+            let id = row.remove(0).unwrap().parse().unwrap();
+            by_id.insert(id, row);
+        }
+        assert_eq!(by_id.len(), count, "{:?}: `{table}` holds a key twice", self.kind);
+        by_id
+    }
+
+    /// Compares a table with the source, row by row.
+    pub fn assert_equals(&self, conn: &mut Conn, table: &str) {
+        let (expected, found) = (source_rows(conn, table), self.rows(table));
+        let differing: Vec<_> = expected
+            .keys()
+            .chain(found.keys())
+            .filter(|id| expected.get(id) != found.get(id))
+            .take(3)
+            .map(|id| (id, expected.get(id), found.get(id)))
+            .collect();
+        assert!(
+            differing.is_empty(),
+            "{:?} `{table}`: {} rows at the source, {} at the destination; first differences {differing:?}",
+            self.kind,
+            expected.len(),
+            found.len()
+        );
+    }
+}
+
+fn query_sqlite(path: &Path, sql: &str) -> Vec<Vec<Option<String>>> {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let mut statement = connection.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let width = statement.column_count();
+    let mut rows = statement.query([]).unwrap();
+    let mut all = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        let cell = |index| match row.get_ref(index).unwrap() {
+            rusqlite::types::ValueRef::Null => None,
+            rusqlite::types::ValueRef::Integer(number) => Some(number.to_string()),
+            rusqlite::types::ValueRef::Real(number) => Some(number.to_string()),
+            rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => {
+                Some(String::from_utf8(text.to_vec()).unwrap())
+            }
+        };
+        all.push((0..width).map(cell).collect());
+    }
+    all
+}
+
+fn query_duckdb(path: &Path, sql: &str) -> Vec<Vec<Option<String>>> {
+    let connection = duckdb::Connection::open(path).unwrap();
+    let described: Vec<String> = {
+        let mut statement = connection.prepare(&format!("describe {sql}")).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let names = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        names.collect::<Result<_, _>>().unwrap()
+    };
+    let cells: Vec<String> = (1..=described.len()).map(|index| format!("cast(c{index} as varchar)")).collect();
+    let names: Vec<String> = (1..=described.len()).map(|index| format!("c{index}")).collect();
+    let sql = format!("select {} from ({sql}) as t({})", cells.join(", "), names.join(", "));
+    let mut statement = connection.prepare(&sql).unwrap();
+    let rows = statement.query_map([], |row| (0..names.len()).map(|index| row.get(index)).collect()).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
+}
