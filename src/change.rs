@@ -263,6 +263,13 @@ pub enum Change {
         /// For each new column, the value that rows written before hold: as MySQL prints it, or `None` for NULL.
         added: Vec<(Column, Option<String>)>,
     },
+    /// The table is copied once more, on top of what is stored; [`Change::Swept`] says when that is done.
+    CopiedAnew {
+        /// The table, under the source's name.
+        table: Arc<Table>,
+        /// Why its changes could not be followed.
+        reason: String,
+    },
     /// The table cannot be followed any further; its checkpoint stays where it was before.
     Ended {
         /// The table, under the source's name.
@@ -277,7 +284,11 @@ impl Change {
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Rows(changes) => changes.table(),
-            Self::Truncated { table, .. } | Self::Swept { table, .. } | Self::Columns { table, .. } | Self::Ended { table, .. } => table,
+            Self::Truncated { table, .. }
+            | Self::Swept { table, .. }
+            | Self::Columns { table, .. }
+            | Self::CopiedAnew { table, .. }
+            | Self::Ended { table, .. } => table,
         }
     }
 

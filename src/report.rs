@@ -46,6 +46,8 @@ pub struct TableReport {
     pub state: TableState,
     /// Dates that became NULL by [`ZeroDates::Null`](crate::ZeroDates::Null), by column.
     pub nulled_dates: BTreeMap<String, u64>,
+    /// What a reader should know beside the figures: that the table was copied anew, and why.
+    pub notes: Vec<String>,
     /// How long the table took.
     pub elapsed: Duration,
 }
@@ -63,6 +65,7 @@ impl TableReport {
             position: None,
             state: TableState::Partial,
             nulled_dates: BTreeMap::new(),
+            notes: Vec::new(),
             elapsed: Duration::ZERO,
         }
     }

@@ -11,7 +11,7 @@ use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Deletes, Merge, Sink};
 use crate::source::Source;
-use crate::source::vstream::run::{CaptureRequest, Changes};
+use crate::source::vstream::run::{CaptureRequest, Changes, require_vitess};
 use crate::{Error, ErrorKind, Result};
 
 /// Batches that wait between the thread that reads and the one that writes.
@@ -29,6 +29,7 @@ struct Account {
 /// Captures the changes of the tables that the options name.
 pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions, begun: Instant) -> Result<Report> {
     check(options)?;
+    require_vitess(source)?;
     let mut accounts = accounts(source, options)?;
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
     // Nothing is written before every position has been judged.
@@ -207,6 +208,7 @@ fn account(accounts: &mut [Account], batch: &ChangeBatch) {
                     }
                 }
             }
+            Change::CopiedAnew { reason, .. } => report.notes.push(format!("copied anew: {reason}")),
             Change::Ended { error, .. } => report.state = TableState::Failed { error: format!("{error:#}") },
             _ => {}
         }

@@ -220,7 +220,7 @@ impl Merge<'_> {
                 self.delete_where(source, &old, &condition, lsn, *at)
             }
             Change::Columns { table, added } => self.columns(table, added),
-            Change::Ended { .. } => Ok(()),
+            Change::CopiedAnew { .. } | Change::Ended { .. } => Ok(()),
         }
     }
 

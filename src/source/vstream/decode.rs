@@ -44,11 +44,7 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifferen
     for field in &event.fields {
         // The tablet makes such names up when the binary log and its schema disagree: any label would be a guess.
         if field.name.starts_with('@') {
-            let message = format!(
-                "the server lost track of the columns of `{}` (it names one `{}`): rebuild it with full_refresh",
-                table.name(),
-                field.name
-            );
+            let message = format!("the server lost track of the columns of `{}`: it names one `{}`", table.name(), field.name);
             return Err(Error::new(ErrorKind::SchemaChange, message).with_table(table.name()));
         }
         let column_type = declared_type(field).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
@@ -59,6 +55,11 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifferen
         }
     }
     Ok(difference)
+}
+
+/// Whether the tablet made names of columns up. It does so for changes that are older than an ALTER TABLE when it does not track schemas.
+pub(crate) fn has_lost_track(event: &FieldEvent) -> bool {
+    event.fields.iter().any(|field| field.name.starts_with('@'))
 }
 
 const NOT_NULL: u64 = 1;

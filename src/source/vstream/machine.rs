@@ -364,11 +364,36 @@ impl Machine {
             }
             Err(error) if self.is_copy() => Err(error.with_shard(shard)),
             Err(error) if error.kind() == ErrorKind::Protocol => Err(error.with_shard(shard)),
+            Err(error) if decode::has_lost_track(field) => {
+                log::warn!("{error:#}");
+                self.copy_anew(index, "the server no longer knows the columns that older changes of it had");
+                Ok(())
+            }
             Err(error) => {
                 self.end_table(index, error.with_shard(shard));
                 Ok(())
             }
         }
+    }
+
+    /// Gives a table up to a new copy on top of what is stored: what that copy does not bring is gone at the source.
+    fn copy_anew(&mut self, index: usize, reason: &str) {
+        let from = self.ordinal.saturating_add(1);
+        let state = &mut self.tables[index];
+        state.discard();
+        let table = Arc::clone(&state.table);
+        state.push_committed(Change::CopiedAnew { table, reason: reason.to_owned() });
+        state.state = Following::Recopy { from };
+        self.committed_anything = true;
+        self.finish_if_reached();
+    }
+
+    /// The same by the table's name, once what was committed has been taken out: the checkpoints that go with that.
+    pub(crate) fn copy_anew_by_name(&mut self, table: &str, reason: &str) -> Vec<Checkpoint> {
+        if let Some(index) = self.index.get(table).copied() {
+            self.copy_anew(index, reason);
+        }
+        self.checkpoints()
     }
 
     fn on_row(&mut self, event: &Event<'_>, row: &RowEvent<'_>) -> Result<()> {
@@ -640,7 +665,8 @@ impl Machine {
                 }
                 // Each shard truncates in its own time, and a stored row does not say which shard it came from: the table is copied anew,
                 // which is quick now that it is small, and what the copy does not bring is deleted.
-                Effect::Truncate | Effect::Recopy => state.state = Following::Recopy { from: self.ordinal + 1 },
+                Effect::Truncate => self.copy_anew(index, "one shard after the other truncated it"),
+                Effect::Recopy => self.copy_anew(index, "another table took its place under the same name"),
                 Effect::End(how) => {
                     let shown: String = statement.chars().take(200).collect();
                     let message = format!("`{name}` was {how} at the source by `{shown}`: what was captured before is kept");

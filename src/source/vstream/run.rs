@@ -129,10 +129,7 @@ impl<'a> Changes<'a> {
         let capture = options.capture().cloned().ok_or_else(|| {
             Error::config("grpc_port is missing: change capture needs vtgate's gRPC port, which differs from the MySQL port")
         })?;
-        if !source.server().is_vitess() {
-            let message = format!("change capture needs Vitess or PlanetScale, but the server is MySQL ({})", source.server().version());
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        require_vitess(source)?;
         if request.tables.is_empty() {
             return Err(Error::config("no table was named to be captured"));
         }
@@ -220,13 +217,17 @@ impl<'a> Changes<'a> {
             let due = running.last_taken + interval;
             if running.machine.buffered_bytes() >= BATCH_BYTES || Instant::now() >= due {
                 running.last_taken = Instant::now();
-                if let Some(mut batch) = running.machine.take() {
-                    self.complete_columns(&mut batch)?;
+                if let Some(mut batch) = running.machine.take().or_else(|| running.machine.take_piece()) {
+                    let computed = self.complete_columns(&mut batch)?;
+                    if let Some(running) = &mut self.running {
+                        for table in computed {
+                            let checkpoints = running.machine.copy_anew_by_name(&table, COMPUTED);
+                            if batch.complete {
+                                batch.checkpoints = checkpoints;
+                            }
+                        }
+                    }
                     return Ok(Some(batch));
-                }
-                if let Some(mut piece) = running.machine.take_piece() {
-                    self.complete_columns(&mut piece)?;
-                    return Ok(Some(piece));
                 }
             }
             self.receive()?;
@@ -268,10 +269,18 @@ impl<'a> Changes<'a> {
         // The call ends before the batch is written, so that no tablet waits for a destination.
         drop(stream);
         let mut batch = machine.take_all();
+        let mut appended = if is_last { self.columns_not_seen(&machine) } else { Vec::new() };
+        batch.changes.append(&mut appended);
+        for table in self.complete_columns(&mut batch)? {
+            batch.checkpoints = machine.copy_anew_by_name(&table, COMPUTED);
+            batch.changes.extend(machine.take_all().changes);
+        }
         self.plan.ordinal = machine.ordinal();
         let mut recopied = false;
         for (table, checkpoint) in machine.into_checkpoints() {
             let Some(checkpoint) = checkpoint else { continue };
+            let seen = batch.changes.iter().rev().find(|change| change.table().name() == table.name());
+            let table = seen.map_or(table, |change| Arc::clone(change.table()));
             let follow = Follow { table, position: checkpoint.position, phase: checkpoint.phase };
             match follow.phase {
                 CopyPhase::Copied => self.copied.push(follow),
@@ -282,24 +291,26 @@ impl<'a> Changes<'a> {
             }
         }
         if is_last && !recopied {
-            // The stop position is not older than the declarations, so what has not shown by now had no rows to show with.
-            for follow in &mut self.copied {
-                let Some(declared) = self.declared.get(follow.table.name()) else { continue };
-                let is_new = |column: &&Column| follow.table.column_index(column.name()).is_none();
-                let added: Vec<Column> = declared.columns().iter().filter(is_new).cloned().collect();
-                if !added.is_empty() {
-                    follow.table = Arc::new(Table::clone(&follow.table).with_columns(added.clone()));
-                    let added = added.into_iter().map(|column| (column, None)).collect();
-                    batch.changes.push(Change::Columns { table: Arc::clone(&follow.table), added });
-                }
-            }
-        }
-        self.complete_columns(&mut batch)?;
-        if is_last && !recopied {
             self.caught_up = true;
             batch.caught_up = true;
         }
         Ok(batch)
+    }
+
+    /// Columns that were declared when the run began and that no row has shown: the stop position is not older than the declarations, so
+    /// all rows that are there were written before.
+    fn columns_not_seen(&self, machine: &Machine) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for table in machine.tables() {
+            let Some(declared) = self.declared.get(table.name()) else { continue };
+            let is_new = |column: &&Column| table.column_index(column.name()).is_none();
+            let added: Vec<Column> = declared.columns().iter().filter(is_new).cloned().collect();
+            if !added.is_empty() {
+                let table = Arc::new(Table::clone(table).with_columns(added.clone()));
+                changes.push(Change::Columns { table, added: added.into_iter().map(|column| (column, None)).collect() });
+            }
+        }
+        changes
     }
 
     /// Receives one message, reconnecting where that may help.
@@ -392,26 +403,27 @@ impl<'a> Changes<'a> {
         Err(Error::new(ErrorKind::Timeout, message).with_shard(behind[0]))
     }
 
-    /// Asks for what rows written before a new column hold in it. Where only the server can compute that, the table is copied anew.
-    fn complete_columns(&mut self, batch: &mut ChangeBatch) -> Result<()> {
+    /// Asks for what rows written before a new column hold in it. Tables where only the server can compute that are named.
+    fn complete_columns(&self, batch: &mut ChangeBatch) -> Result<Vec<String>> {
+        let mut computed = Vec::new();
         for change in &mut batch.changes {
             let Change::Columns { table, added } = change else { continue };
             for (column, default) in added {
                 let keyspace = &self.plan.keyspace;
-                let (table, column) = (table.name(), column.name());
-                let found = self.source.with_connection(|connection| server::default_of(connection, keyspace, table, column));
+                let found = self.source.with_connection(|connection| server::default_of(connection, keyspace, table.name(), column.name()));
                 match found {
                     Ok(found) => *default = found,
-                    Err(error) if error.kind() == ErrorKind::Unsupported => {
-                        log::warn!("{error}: they stay NULL until the rows change or the table is rebuilt with full_refresh");
-                    }
+                    Err(error) if error.kind() == ErrorKind::Unsupported => computed.push(table.name().to_owned()),
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(())
+        Ok(computed)
     }
 }
+
+/// Why a table with such a new column is copied once more.
+const COMPUTED: &str = "it has a new column whose values the server computes";
 
 impl Iterator for Changes<'_> {
     type Item = Result<ChangeBatch>;
@@ -433,6 +445,15 @@ impl std::fmt::Debug for Changes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Changes").field("keyspace", &self.plan.keyspace).field("mode", &self.mode).finish_non_exhaustive()
     }
+}
+
+/// Only vtgate has a stream of changes.
+pub(crate) fn require_vitess(source: &Source) -> Result<()> {
+    if source.server().is_vitess() {
+        return Ok(());
+    }
+    let message = format!("change capture needs Vitess or PlanetScale, but the server is MySQL ({})", source.server().version());
+    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 /// A database named `keyspace@replica` or `keyspace:shard@replica` chooses tablets for MySQL; the stream has options of its own for that.
