@@ -25,15 +25,15 @@ const COLUMNS: &str = "id INT PRIMARY KEY, small_str VARCHAR(20), medium_str VAR
     ts_tz_val DATETIME(6), json_val JSON, extra_text TEXT";
 
 /// One row for each number `n`; three columns are NULL in every seventeenth.
-const ROW: &str = "n, CONCAT('name ', n % 5000), CONCAT('user', n, '@example-', n % 977, '.com ', MD5(n)), \
-    CONCAT('Order ', n, ' of customer ', n * 7 % 100003, ' goes to ', MD5(n + 1), ' by way of ', \
+const ROW: &str = "n, CONCAT('name ', n % 5000), CONCAT('user', n, '@example-', n % 977, '.com ', LEFT(SHA2(n, 224), 32)), \
+    CONCAT('Order ', n, ' of customer ', n * 7 % 100003, ' goes to ', LEFT(SHA2(n + 1, 224), 32), ' by way of ', \
         SUBSTRING('the old harbour, where ships wait for the tide and the clerks count barrels, sacks and crates until the evening bell rings \
 over the roofs; nobody there hurries, since what is counted twice is right, and what is right is paid for at the end of the month', \
         1 + n % 40, 150)), \
     n % 30000, n * 3 % 1000000007, n * 1000003, n / 7.0, (n % 100000000) / 100 + 0.0001, n % 2, \
     IF(n % 17 = 0, NULL, '2015-01-01' + INTERVAL n % 3650 DAY), IF(n % 17 = 0, NULL, '2015-01-01' + INTERVAL n * 61 SECOND + INTERVAL n % 1000000 MICROSECOND), \
     '2020-02-02' + INTERVAL n * 37 SECOND, JSON_OBJECT('id', n, 'tags', JSON_ARRAY('a', n % 10), 'score', n % 1000 / 10), \
-    IF(n % 17 = 0, NULL, CONCAT('note ', MD5(n * 3), ' ', REPEAT('x', n % 20)))";
+    IF(n % 17 = 0, NULL, CONCAT('note ', LEFT(SHA2(n * 3, 224), 32), ' ', REPEAT('x', n % 20)))";
 
 /// What one measured process says of itself.
 #[derive(Clone, Copy)]

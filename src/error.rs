@@ -180,7 +180,7 @@ impl fmt::Display for Error {
         let places = [("table", &self.0.table), ("column", &self.0.column), ("shard", &self.0.shard), ("position", &self.0.position)];
         for (what, place) in places {
             if let Some(place) = place
-                && !self.0.message.contains(place.as_str())
+                && !self.0.message.contains(&format!("`{place}`"))
             {
                 write!(f, "; {what} `{place}`")?;
             }

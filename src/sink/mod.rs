@@ -11,7 +11,7 @@
 //! `begin` within a transaction is an error.
 //!
 //! **Rows.** `append` takes a batch into the open transaction and matches columns by name. A table may have columns that the batch lacks; they become
-//! NULL. Values are stored exactly, or the call fails and names table and column; the only other outcome is the policy of [`ZeroDates`],
+//! NULL. Values are stored exactly, or the call fails and names the column (the caller adds the table, as a staging table's name helps nobody); the only other outcome is the policy of [`ZeroDates`],
 //! and `append` returns how often it was applied. A failed `append` leaves the transaction to be rolled back. An empty batch is
 //! allowed and does nothing. `append` may hold rows back in memory; `execute`, `query_text`, `commit` and the rest of the methods
 //! see them nevertheless.

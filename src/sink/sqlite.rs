@@ -1,7 +1,7 @@
 //! SQLite.
 //!
 //! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text, dates and times are text
-//! as MySQL prints them, which sorts like the moments do.
+//! as MySQL prints them, which sorts like the moments do. The one loss: SQLite stores a floating-point zero without its sign.
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
@@ -90,12 +90,12 @@ impl Destination for Sqlite {
         let names: Vec<String> = columns.iter().map(|column| quoted(column.name())).collect();
         let marks = vec!["?"; columns.len()];
         let sql = format!("INSERT INTO {} ({}) VALUES ({})", qualified(table), names.join(", "), marks.join(", "));
-        let failed = |cause| sqlite_error(cause, "rows cannot be written").with_table(table);
+        let failed = |cause| sqlite_error(cause, "rows cannot be written");
         let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
         for row in 0..batch.len() {
             for (index, column) in columns.iter().enumerate() {
                 let value = stored(batch.value(row, index), column.column_type(), self.zero_dates)
-                    .map_err(|error| error.with_table(table).with_column(column.name()))?;
+                    .map_err(|error| error.with_column(column.name()))?;
                 statement.raw_bind_parameter(index + 1, value).map_err(failed)?;
             }
             statement.raw_execute().map_err(failed)?;

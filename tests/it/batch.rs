@@ -140,8 +140,8 @@ fn copied(source_uri: &str, dest_uri: &str, table: &str) -> Report {
 
 /// Fills a table with as many rows, ids counting from 1.
 fn fill(conn: &mut mysql::Conn, table: &str, columns: &str, row: impl Fn(u64) -> String, rows: u64) {
-    conn.query_drop(format!("create table if not exists `{table}` (id bigint not null primary key, {columns})")).unwrap();
-    conn.query_drop(format!("delete from `{table}`")).unwrap();
+    conn.query_drop(format!("drop table if exists `{table}`")).unwrap();
+    conn.query_drop(format!("create table `{table}` (id bigint not null primary key, {columns})")).unwrap();
     let values: Vec<String> = (1..=rows).map(|id| format!("({id}, {})", row(id))).collect();
     let names: Vec<&str> = columns.split(", ").filter_map(|column| column.split(' ').next()).collect();
     for part in values.chunks(2_000) {
@@ -230,21 +230,28 @@ const CASES: &[Case] = {
         ("varchar(20) character set utf16", &["'ü🎉'"], "?", "?", "?", Text),
         ("varchar(20) collate utf8mb4_bin", &["'B'"], "?", "?", "?", Text),
         ("longtext", &["repeat('long text ', 100000)"], "?", "?", "?", Text),
-        ("binary(4)", &["0x01", "0x00FF00FF"], "hex(?)", "hex(?)", "hex(?)", Text),
-        ("varbinary(20)", &["0x00FF", "''"], "hex(?)", "hex(?)", "hex(?)", Text),
+        ("binary(4)", &["0x01", "0x00FF00FF"], "hex(?)", "case when ? is not null then hex(?) end", "hex(?)", Text),
+        ("varbinary(20)", &["0x00FF", "''"], "hex(?)", "case when ? is not null then hex(?) end", "hex(?)", Text),
         (
             "longblob",
             &["repeat(0x00FE, 100000)"],
-            "md5(?)",
+            "sha2(?, 256)",
             "case hex(?) when replace(hex(zeroblob(100000)), '00', '00FE') then 1 end",
-            "md5(?)",
+            "sha256(?)",
             Text,
         ),
         ("enum('a','b,c','it''s','')", &["'b,c'", "'it''s'", "''", "'a'"], "?", "?", "?", Text),
         ("set('x','y','z')", &["'z,x'", "''"], "?", "?", "?", Text),
         ("json", &["'{\"b\": [1, null, \"ü\"], \"a\": 1.5}'", "'null'", "'\"text\"'"], "?", "?", "?", Text),
-        ("point", &["st_geomfromtext('POINT(1 2)', 4326)"], "hex(?)", "hex(?)", "hex(?)", Text),
-        ("geometry", &["st_geomfromtext('GEOMETRYCOLLECTION(POINT(1 2))')"], "hex(?)", "hex(?)", "hex(?)", Text),
+        ("point", &["st_geomfromtext('POINT(1 2)', 4326)"], "hex(?)", "case when ? is not null then hex(?) end", "hex(?)", Text),
+        (
+            "geometry",
+            &["st_geomfromtext('GEOMETRYCOLLECTION(POINT(1 2))')"],
+            "hex(?)",
+            "case when ? is not null then hex(?) end",
+            "hex(?)",
+            Text,
+        ),
     ]
 };
 
@@ -294,6 +301,8 @@ fn check_cases(server: &Server, database: &str) {
                     // The only value of the column: its hash stands for it on one side, and it was compared on the other.
                     Compare::Text if *declared == "longblob" && destination == "SQLite" => expected.is_some() == found.is_some(),
                     Compare::Text => expected == found,
+                    // SQLite stores no negative zero.
+                    Compare::Double if destination == "SQLite" => number(&expected) == number(&found),
                     Compare::Double => number(&expected).map(f64::to_bits) == number(&found).map(f64::to_bits),
                     Compare::Float => number(&expected).map(|wide| wide as f32) == number(&found).map(|wide| wide as f32),
                 };
@@ -377,7 +386,7 @@ fn a_load_that_is_dropped_leaves_the_old_table_and_nothing_else() {
 fn a_killed_run_leaves_the_old_table_and_the_next_run_clears_up() {
     let server = mysql();
     let mut conn = connected(server, "commerce");
-    fill(&mut conn, "killed_run", "filler varchar(1000)", |id| format!("repeat('x{id}', 100)"), 60_000);
+    fill(&mut conn, "killed_run", "filler varchar(1000)", |id| format!("repeat('x{id}', 100)"), 30_000);
     let files = Files::new();
     let program = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join("ingest");
     for uri in files.uris() {
@@ -391,11 +400,17 @@ fn a_killed_run_leaves_the_old_table_and_the_next_run_clears_up() {
         assert!(line.contains("\"rows\""), "{line}");
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success());
-        let is_duckdb = uri.starts_with("duckdb");
-        let counted = |files: &Files| files.each("select count(*) from killed_run").remove(usize::from(is_duckdb));
-        assert_eq!(counted(&files), [[Some("60000".into())]]);
+        let counted = |files: &Files| {
+            let sql = "select count(*) from killed_run";
+            #[cfg(feature = "duckdb")]
+            if uri.starts_with("duckdb") {
+                return duckdb_rows(&files.duckdb(), sql);
+            }
+            sqlite_rows(&files.sqlite(), sql)
+        };
+        assert_eq!(counted(&files), [[Some("30000".into())]]);
         copied(&server.uri("commerce"), &uri, "killed_run");
-        assert_eq!(counted(&files), [[Some("60001".into())]]);
+        assert_eq!(counted(&files), [[Some("30001".into())]]);
         conn.query_drop("delete from killed_run where id = 0").unwrap();
     }
     assert!(files.tables().iter().all(|tables| *tables == ["killed_run"]), "{:?}", files.tables());
@@ -415,7 +430,6 @@ fn appending_twice_doubles_and_appending_other_columns_is_refused() {
             assert!(report.is_complete(), "{report:?}");
         }
     }
-    conn.query_drop("alter table appended modify name int").unwrap_err();
     conn.query_drop("update appended set name = '1'").unwrap();
     conn.query_drop("alter table appended modify name int").unwrap();
     for (uri, stored) in files.uris().iter().zip(["TEXT", "VARCHAR"]) {
@@ -533,10 +547,10 @@ fn all_tables_are_base_tables_and_a_missing_one_is_an_error() {
 fn dropping_the_rows_or_cancelling_ends_reading_at_once() {
     let server = mysql();
     let mut conn = connected(server, "commerce");
-    fill(&mut conn, "ended_early", "filler varchar(1000)", |id| format!("repeat('x{id}', 100)"), 60_000);
+    fill(&mut conn, "ended_early", "filler varchar(1000)", |id| format!("repeat('x{id}', 100)"), 30_000);
     let source = Source::open(&server.uri("commerce")).unwrap();
     let mut rows = source.rows("ended_early").unwrap();
-    assert!(rows.next().unwrap().unwrap().len() < 60_000);
+    assert!(rows.next().unwrap().unwrap().len() < 30_000);
     let begun = Instant::now();
     drop(rows);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());

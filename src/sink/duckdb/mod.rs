@@ -68,7 +68,7 @@ impl DuckDb {
     /// Makes sure that statements see what was appended.
     fn flush(&mut self) -> Result<()> {
         match &mut self.appender {
-            Some(open) => open.appender.flush().map_err(|failure| duckdb_error(failure, "rows cannot be written").with_table(&open.table)),
+            Some(open) => open.appender.flush().map_err(|failure| duckdb_error(failure, "rows cannot be written")),
             None => Ok(()),
         }
     }
@@ -123,12 +123,12 @@ impl Destination for DuckDb {
             let appender = self
                 .connection
                 .appender(table.schema(), table.name(), &names)
-                .map_err(|failure| duckdb_error(failure, "rows cannot be written").with_table(table))?;
+                .map_err(|failure| duckdb_error(failure, "rows cannot be written"))?;
             let columns = names.into_iter().map(str::to_owned).collect();
             self.appender = Some(Open { table: table.clone(), columns, appender });
         }
         let Some(open) = &mut self.appender else { return Ok(Nulled::default()) };
-        let nulled = write::batch(&mut open.appender, batch, self.zero_dates).map_err(|error| error.with_table(table))?;
+        let nulled = write::batch(&mut open.appender, batch, self.zero_dates)?;
         self.flush()?;
         Ok(nulled)
     }

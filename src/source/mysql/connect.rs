@@ -169,8 +169,10 @@ pub(super) struct Interrupter(TcpStream);
 
 impl Interrupter {
     pub(super) fn interrupt(&self) {
-        // It may be closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
+        // Only the reading half. A server that waits for room to send learns of the end by what it sends after the close, and the packet that
+        // closes both halves at once would tell it that there is no room: it would wait for a minute, holding locks on the table.
+        // An error means that the connection is closed already.
+        let _ = self.0.shutdown(Shutdown::Read);
     }
 }
 
