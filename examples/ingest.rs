@@ -205,6 +205,9 @@ fn summary(arguments: &Arguments, report: &Report) -> bool {
         for table in &report.tables {
             let (read, written) = (HumanCount(table.rows_read), HumanCount(table.rows_inserted + table.rows_updated));
             let seconds = table.elapsed.as_secs_f64();
+            for note in &table.notes {
+                eprintln!("{}: {note}", table.source);
+            }
             eprintln!("{} -> {}: {read} rows read, {written} written, {seconds:.1} s", table.source, table.destination);
         }
     }
@@ -224,7 +227,7 @@ fn as_json(report: &Report) -> serde_json::Value {
             json!({"source": table.source, "destination": table.destination, "rows_read": table.rows_read,
                 "rows_inserted": table.rows_inserted, "rows_updated": table.rows_updated, "rows_deleted": table.rows_deleted,
                 "bytes": table.bytes, "position": table.position, "state": state, "error": error,
-                "nulled_dates": table.nulled_dates, "seconds": table.elapsed.as_secs_f64()})
+                "nulled_dates": table.nulled_dates, "notes": table.notes, "seconds": table.elapsed.as_secs_f64()})
         })
         .collect();
     let failed = report.tables.iter().any(|table| matches!(table.state, TableState::Failed { .. }));

@@ -185,9 +185,8 @@ impl TableChanges {
             deleted.push_int(i64::from(self.ops[last] == Op::Delete))?;
             synced.push_datetime(self.committed_at[last])?;
         }
-        let whole = puts.len() == self.len() && puts.iter().map(|put| put.image).eq(0..self.len());
         let images: Vec<usize> = puts.iter().map(|put| put.image).collect();
-        let batch = if whole { self.rows.clone() } else { self.rows.gather(&images) };
+        let batch = self.rows.gather(&images);
         batch.with_columns(Arc::clone(stored), vec![lsns, deleted, synced])
     }
 }

@@ -54,14 +54,16 @@ pub(crate) fn read(destination: &mut dyn Destination, name: &TableName, source_t
     if !columns.iter().any(|column| column.name == LSN_COLUMN) {
         return if has_rows { Err(missing()) } else { Ok(None) };
     }
-    let greatest = |destination: &mut dyn Destination, condition: &str| -> Result<Option<Lsn>> {
-        let lsn = quoted(LSN_COLUMN);
-        let sql = format!("SELECT max({lsn}) FROM {} WHERE {condition}", qualified(name));
-        let text = destination.query_text(&sql)?.into_iter().flatten().next().flatten();
-        text.map(|text| Lsn::parse(&text)).transpose().map_err(at_table)
-    };
-    let last = greatest(destination, "TRUE")?;
-    let with_payload = greatest(destination, &format!("{} NOT LIKE '%:-'", quoted(LSN_COLUMN)))?;
+    // Both in one scan: SQLite reads the whole table for it.
+    let lsn = quoted(LSN_COLUMN);
+    let sql = format!("SELECT max({lsn}), max(CASE WHEN {lsn} NOT LIKE '%:-' THEN {lsn} END) FROM {}", qualified(name));
+    let mut greatest = destination.query_text(&sql)?.into_iter().flatten().map(|text| {
+        let lsn = text.map(|text| Lsn::parse(&text)).transpose();
+        lsn.map_err(at_table)
+    });
+    let last = greatest.next().transpose()?.flatten();
+    let with_payload = greatest.next().transpose()?.flatten();
+    drop(greatest);
     let stored = stored(destination, name, source_table).map_err(at_table)?;
     let last_ordinal = last.as_ref().map_or(0, Lsn::ordinal);
     match (stored, with_payload) {

@@ -21,6 +21,9 @@ use crate::schema::{Column, Table, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
+/// Rows that are handed to a destination at a time.
+const PART_ROWS: usize = 16_384;
+
 /// What becomes of a row that is deleted at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Deletes {
@@ -328,8 +331,9 @@ impl Merge<'_> {
             let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
             self.destination.execute(&sql)?;
         }
-        if !puts.is_empty() {
-            let batch = changes.to_stored(&stored, &puts)?;
+        // In parts, because each part is a copy of its rows.
+        for part in puts.chunks(PART_ROWS) {
+            let batch = changes.to_stored(&stored, part)?;
             let nulled = self.destination.append(&name, &batch)?;
             self.count_nulled(changes.table().name(), &stored, &nulled);
         }

@@ -23,7 +23,7 @@ use crate::value::DateTime;
 use crate::{Error, ErrorKind, PositionFault, Result};
 
 /// Bytes of row images after which committed changes are handed out.
-const BATCH_BYTES: usize = 24 << 20;
+const BATCH_BYTES: usize = 16 << 20;
 /// Committed changes are handed out at least this often where a run goes on for ever.
 const STREAM_INTERVAL: Duration = Duration::from_secs(1);
 /// And this often where it ends by itself, so that an interruption costs little.
@@ -83,7 +83,7 @@ impl CaptureRequest {
 /// as well as the end, so `None` alone proves nothing: [`ChangeBatch::is_caught_up`] does. With [`CaptureMode::Stream`] the run goes on
 /// until it is cancelled.
 ///
-/// It holds at most two batches of about 24 MB of row images; transactions beyond 48 MB come in pieces.
+/// It holds at most two batches of about 16 MB of row images; transactions beyond 48 MB come in pieces.
 pub struct Changes<'a> {
     endpoint: Endpoint,
     capture: CaptureOptions,
