@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
+mod batch;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

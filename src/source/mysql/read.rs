@@ -5,8 +5,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use mysql::Value;
-use mysql::prelude::Queryable;
+use mysql::prelude::{Protocol, Queryable};
+use mysql::{QueryResult, Value};
 
 use super::connect::{Connection, Interrupter, query_error};
 use super::decode;
@@ -126,15 +126,26 @@ impl std::fmt::Debug for Rows {
 }
 
 fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &SyncSender<Result<Batch>>) -> Result<()> {
-    let sql = select(table, connection.server().is_vitess());
+    let vitess = connection.server().is_vitess();
+    let sql = select(table, vitess);
     let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
     let conn = connection.conn();
+    if vitess {
+        // vtgate has rows as text and, asked for the binary protocol, encodes some types so that they cannot be read.
+        return pass_on(conn.query_iter(sql).map_err(failed)?, table, sender);
+    }
+    // A prepared statement's rows are binary, which saves both ends a third of their time, and FLOAT its digits.
     let statement = conn.prep(sql).map_err(failed)?;
+    pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, sender)
+}
+
+/// Decodes a result into batches for whoever waits for them.
+fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, sender: &SyncSender<Result<Batch>>) -> Result<()> {
     let types: Vec<&ColumnType> = table.columns().iter().map(|column| column.column_type()).collect();
     let mut batch = Batch::new(Arc::clone(table));
     let mut bytes = 0;
-    for row in conn.exec_iter(&statement, ()).map_err(failed)? {
-        let row = row.map_err(failed)?;
+    for row in rows {
+        let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
         if row.len() != types.len() {
             return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), types.len())));
         }
@@ -159,7 +170,7 @@ fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &SyncSend
         }
     }
     if !batch.is_empty() {
-        // As above: without a receiver there is nothing left to do.
+        // Without a receiver there is nothing left to do.
         let _ = sender.send(Ok(batch));
     }
     Ok(())
