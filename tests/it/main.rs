@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
 mod batch;
+#[cfg(all(feature = "vstream", feature = "sqlite"))]
+mod examples;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;
