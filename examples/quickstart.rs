@@ -121,7 +121,7 @@ fn print_tables(destination: &Connection) -> rusqlite::Result<()> {
 
 fn print_rows(destination: &Connection, query: &str) -> rusqlite::Result<()> {
     let mut statement = destination.prepare(query)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| (0..names.len()).map(|at| Ok(shown(row.get(at)?))).collect())?;
     print_columns(&names, &rows.collect::<rusqlite::Result<Vec<_>>>()?);
     Ok(())

@@ -212,6 +212,9 @@ fn count_of(gtid: &str) -> Option<usize> {
     gtid.strip_prefix("MySQL56/")?.strip_prefix(UUID)?.rsplit([':', '-']).next()?.parse().ok()
 }
 
+/// A row as MySQL sends it.
+type Cells = Vec<Option<Vec<u8>>>;
+
 /// Why a stream ends.
 enum Refused {
     Gone,
@@ -232,7 +235,7 @@ impl Database {
         let only = statement.rsplit_once("table_name = ").map(|(_, name)| name.trim_matches('\''));
         let tables = TABLES.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
         let text = |value: &str| Some(value.as_bytes().to_vec());
-        let (names, rows): (&[&str], Vec<Vec<Option<Vec<u8>>>>) = if statement == "SHOW VITESS_SHARDS" {
+        let (names, rows): (&[&str], Vec<Cells>) = if statement == "SHOW VITESS_SHARDS" {
             (&["Shards"], vec![vec![text("shop/0")]])
         } else if statement == "SELECT @@global.gtid_executed, @@global.gtid_purged" {
             (&["gtid_executed", "gtid_purged"], vec![vec![text(&gtids(state.log.len())), text("")]])
