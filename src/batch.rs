@@ -132,6 +132,12 @@ impl<'a> Row<'a> {
         self.batch.value(self.index, column)
     }
 
+    /// The values in the order of the columns.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = ValueRef<'a>> {
+        let Self { batch, index } = *self;
+        (0..batch.columns.len()).map(move |column| batch.value(index, column))
+    }
+
     /// The value of the named column; `None` if there is no such column.
     pub fn get(&self, name: &str) -> Option<ValueRef<'a>> {
         self.batch.table().column_index(name).map(|column| self.value(column))

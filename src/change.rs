@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::batch::{Batch, ColumnData};
+use crate::batch::{Batch, ColumnData, Row};
 use crate::position::{Lsn, Vgtid};
 use crate::schema::{Column, ColumnType, Table};
 use crate::sink::Put;
@@ -81,6 +81,11 @@ impl TableChanges {
     /// What happened to each row.
     pub fn ops(&self) -> &[Op] {
         &self.ops
+    }
+
+    /// The changes one by one: what happened, and the row's image.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Op, Row<'_>)> {
+        self.ops.iter().copied().zip(self.rows.rows())
     }
 
     /// The number of changes.

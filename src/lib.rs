@@ -1,4 +1,43 @@
 //! Moves tables and their changes out of PlanetScale, Vitess and MySQL into DuckDB and SQLite, from inside a program.
+//!
+//! ```no_run
+//! use planetscale_ingest::{IngestOptions, Sink, Source, ingest};
+//!
+//! let source = Source::open("mysql+cdc://reader:secret@db.example/shop?grpc_port=15991&tls=true")?;
+//! let mut sink = Sink::open("sqlite:///data/shop.db")?;
+//! let report = ingest(&source, &mut sink, &IngestOptions::new().with_tables(["orders"]))?;
+//! assert!(report.is_complete());
+//! # Ok::<(), planetscale_ingest::Error>(())
+//! ```
+//!
+//! The first run copies the table and catches up with what changed meanwhile. Every later one resumes from where the destination stands. With
+//! `mysql://` in place of `mysql+cdc://`, whole tables are copied.
+//!
+//! # Where to look
+//!
+//! | To | See |
+//! | --- | --- |
+//! | move tables in one call | [`ingest`], [`IngestOptions`], [`Report`] |
+//! | write a URI | [`SourceOptions::from_uri`], [`SinkOptions::from_uri`] |
+//! | do without URIs | [`SourceOptions`], [`CaptureOptions`], [`DuckDbOptions`], [`SqliteOptions`] |
+//! | read rows oneself | [`Source::rows`], [`Batch`], [`ValueRef`] |
+//! | read changes oneself | `Source::changes`, [`ChangeBatch`], [`Checkpoint`] |
+//! | write oneself | [`Sink::replace`], [`Sink::append`], [`Sink::merge`] |
+//! | end a run from outside | [`Cancel`] |
+//! | know what went wrong | [`Error::kind`], [`ErrorKind`], [`PositionFault`] |
+//!
+//! The README has the table of types, how deletes and changes of tables are treated, how positions work, and what is guaranteed. The programs in
+//! `examples` are there to start from; `cargo run --example quickstart` needs no server.
+//!
+//! # Blocking and threads
+//!
+//! Every call blocks, and each that waits for a server has a time limit. Reading has a thread of its own, so that it goes on while the
+//! destination writes; it ends with the iterator. Memory is bounded by bytes, whatever the size of a table or a transaction.
+//!
+//! # Features
+//!
+//! `vstream` (change capture, by default), `sqlite` (by default), `duckdb` (linked to the library in `DUCKDB_LIB_DIR`), and `bundled` (DuckDB
+//! compiled in). They only add.
 
 mod batch;
 mod cancel;
@@ -44,3 +83,8 @@ pub use source::mysql::{Rows, ServerKind};
 pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;
 pub use value::{DateTime, Time, ValueRef, ZeroDates};
+
+/// Compiles the programs in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

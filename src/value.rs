@@ -238,6 +238,30 @@ pub enum ValueRef<'a> {
     Bit(&'a [u8]),
 }
 
+impl fmt::Display for ValueRef<'_> {
+    /// Prints the value for people: text without quotes, bytes and bits in hexadecimal as `0x…`, NULL as `NULL`, the fraction of a second with
+    /// six digits where there is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = |micros: i64| if micros % 1_000_000 == 0 { 0 } else { 6 };
+        match self {
+            Self::Null => f.write_str("NULL"),
+            Self::Boolean(value) => value.fmt(f),
+            Self::Int(number) => number.fmt(f),
+            Self::UInt(number) => number.fmt(f),
+            Self::Float(number) => number.fmt(f),
+            Self::Double(number) => number.fmt(f),
+            Self::Decimal(text) | Self::Text(text) | Self::Json(text) => f.write_str(text),
+            Self::Date(date) => f.write_str(&date.date_text()),
+            Self::DateTime(at) | Self::Timestamp(at) => f.write_str(&at.text(fraction(i64::from(at.micros())))),
+            Self::Time(time) => f.write_str(&time.text(fraction(time.micros()))),
+            Self::Bytes(bytes) | Self::Bit(bytes) => {
+                f.write_str("0x")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
 /// What becomes of values that a destination's type cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -319,6 +343,25 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_print_for_people() {
+        let at = |text: &str| DateTime::parse(text.as_bytes()).unwrap();
+        for (value, expected) in [
+            (ValueRef::Null, "NULL"),
+            (ValueRef::UInt(u64::MAX), "18446744073709551615"),
+            (ValueRef::Float(3.99), "3.99"),
+            (ValueRef::Decimal("-0.50"), "-0.50"),
+            (ValueRef::Date(at("2016-07-00")), "2016-07-00"),
+            (ValueRef::DateTime(at("2024-01-02 03:04:05")), "2024-01-02 03:04:05"),
+            (ValueRef::Timestamp(at("2024-01-02 03:04:05.5")), "2024-01-02 03:04:05.500000"),
+            (ValueRef::Time(Time::parse(b"-838:59:58.900001").unwrap()), "-838:59:58.900001"),
+            (ValueRef::Text("it's"), "it's"),
+            (ValueRef::Bytes(&[0, 255]), "0x00ff"),
+        ] {
+            assert_eq!(value.to_string(), expected);
+        }
+    }
 
     #[test]
     fn dates_print_as_they_were_read() {

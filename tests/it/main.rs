@@ -7,6 +7,8 @@
 mod batch;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod capture;
+#[cfg(all(feature = "vstream", feature = "sqlite"))]
+mod examples;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

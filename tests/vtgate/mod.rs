@@ -6,6 +6,7 @@
 
 pub mod events;
 pub mod mysql;
+pub mod shop;
 pub mod tls;
 
 use std::collections::BTreeMap;

@@ -28,6 +28,6 @@ pub(crate) mod proto {
     pub use vtgate::*;
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vstream"))]
 #[path = "../../../tests/vtgate/mod.rs"]
 mod scripted;

@@ -1,0 +1,291 @@
+//! The example programs, each run as a user would: what they print, how they fail, and what they leave behind.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::support::servers::{Server, mysql, vitess_secure};
+use crate::vtgate::shop::Shop;
+
+/// Long enough for a machine that does other work, too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program's file; cargo builds the examples with the tests, beside them.
+fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let file = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(file.exists(), "{} is not there: `cargo build --examples` makes it", file.display());
+    file
+}
+
+/// Runs a program to its end.
+fn run(name: &str, arguments: &[&str]) -> Run {
+    Run::of(Command::new(program(name)).args(arguments).output().unwrap())
+}
+
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        Self { code: output.status.code(), stdout, stderr }
+    }
+
+    #[track_caller]
+    fn succeeded(self) -> String {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    fn failed_with(&self, fragment: &str) {
+        assert_eq!(self.code, Some(1), "{}\n{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(fragment), "{}", self.stderr);
+    }
+}
+
+fn sqlite_uri(folder: &TempDir) -> (PathBuf, String) {
+    let file = folder.path().join("shop.db");
+    let uri = format!("sqlite://{}", file.display());
+    (file, uri)
+}
+
+/// The rows of a query in SQLite, with their cells as text.
+fn query(file: &Path, sql: &str) -> Vec<String> {
+    let connection = Connection::open(file).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+#[test]
+fn quickstart_shows_snapshot_stream_and_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a shop%20?.db");
+    let shown = run("quickstart", &[file.to_str().unwrap()]).succeeded();
+    let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let has = |line: &str| assert!(lines.iter().any(|shown| shown == line), "{line}\n{shown}");
+    for table in ["customers", "orders", "products"] {
+        has(&format!("{table} 3 3 0 0 1-3 Complete"));
+        has(&format!("{table} 0 0 0 0 1-7 Complete"));
+    }
+    has("orders 3 1 1 1 1-7 Complete");
+    has("products 3 1 1 1 1-7 Complete");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert_eq!(
+        query(&file, "SELECT concat_ws(' ', id, sku, state, _cdc_deleted) FROM orders ORDER BY id"),
+        ["1001 TEA-1 sent 0", "1002 POT-1 sent 0", "1003 TEA-2 new 1", "1004 TEA-1 new 0"]
+    );
+    assert_eq!(
+        query(&file, "SELECT concat_ws(' ', sku, price, stock, _cdc_deleted) FROM products ORDER BY sku"),
+        ["POT-1 29.00 12 1", "POT-100 29.00 12 0", "TEA-1 4.50 119 0", "TEA-2 3.90 80 0"]
+    );
+
+    run("quickstart", &[file.to_str().unwrap()]).failed_with("exists");
+    run("quickstart", &["/no/such/folder/shop.db"]).failed_with("its folder is missing");
+    run("quickstart", &[]).succeeded();
+}
+
+#[test]
+fn copy_table_replaces_a_table_or_leaves_it_as_it_was() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let (file, uri) = sqlite_uri(&folder);
+    let shown = run("copy_table", &[&shop.uri(), &uri, "products"]).succeeded();
+    assert!(shown.contains("price: decimal(8,2)") && shown.contains("3 rows, the first is POT-1, Teapot, 29.00, 12"), "{shown}");
+    assert!(shown.ends_with("products: 3 rows\n"), "{shown}");
+
+    shop.commit(|shop| shop.delete("products", "POT-1"));
+    run("copy_table", &[&shop.uri(), &uri, "products"]).succeeded();
+    let products = "SELECT concat_ws(' ', sku, price, stock) FROM products ORDER BY sku";
+    assert_eq!(query(&file, products), ["TEA-1 4.50 120", "TEA-2 3.90 80"]);
+
+    run("copy_table", &[&shop.uri(), &uri, "none"]).failed_with("the source has no base table `none`");
+    drop(shop.server);
+    assert_eq!(query(&file, products).len(), 2);
+}
+
+#[test]
+fn options_need_no_uri() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let (file, _) = sqlite_uri(&folder);
+    let ports = [shop.server.mysql_port, shop.server.grpc_port].map(|port| port.to_string());
+    let next = |password: &str| {
+        let arguments = ["127.0.0.1", &ports[0], &ports[1], "shop", "reader", file.to_str().unwrap()];
+        Run::of(Command::new(program("options")).args(arguments).env("PASSWORD", password).output().unwrap())
+    };
+    next("wrong-word").failed_with("is PASSWORD set?");
+    let shown = next("secret").succeeded();
+    assert!(shown.contains("orders: 3 rows and changes, Complete"), "{shown}");
+    shop.commit(|shop| shop.delete("orders", "1002"));
+    let shown = next("secret").succeeded();
+    assert!(shown.contains("orders: 1 rows and changes, Complete"), "{shown}");
+    // Deletes are hard here.
+    assert_eq!(query(&file, "SELECT concat(id) FROM orders ORDER BY id"), ["1001", "1003"]);
+}
+
+#[test]
+fn capture_changes_prints_each_change_once() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("orders.position");
+    let next = || run("capture_changes", &[&shop.cdc_uri(), "orders", file.to_str().unwrap()]);
+
+    let first = next().succeeded();
+    assert_eq!(
+        first.lines().collect::<Vec<_>>(),
+        [
+            "Insert 1001, 1, TEA-1, 2, sent, 2026-01-05 09:30:00",
+            "Insert 1002, 2, POT-1, 1, paid, 2026-01-05 11:12:13",
+            "Insert 1003, 1, TEA-2, 5, new, 2026-01-06 18:00:00",
+            "caught up"
+        ]
+    );
+    assert_eq!(next().succeeded(), "caught up\n");
+
+    shop.commit(|shop| shop.update("products", "TEA-1", "stock", "1"));
+    shop.commit(|shop| {
+        shop.update("orders", "1003", "state", "paid");
+        shop.delete("orders", "1001");
+    });
+    let second = next().succeeded();
+    assert_eq!(
+        second.lines().collect::<Vec<_>>(),
+        ["Update 1003, 1, TEA-2, 5, paid, 2026-01-06 18:00:00", "Delete 1001, 1, TEA-1, 2, sent, 2026-01-05 09:30:00", "caught up"]
+    );
+
+    std::fs::write(&file, "copied rubbish").unwrap();
+    next().failed_with("the checkpoint of `orders` cannot be read");
+    run("capture_changes", &[&shop.cdc_uri(), "none", file.to_str().unwrap()]).failed_with("`none`");
+}
+
+#[test]
+fn resume_reads_nothing_twice() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let (file, uri) = sqlite_uri(&folder);
+    let shown = run("resume", &[&shop.cdc_uri(), &uri]).succeeded();
+    for table in ["customers", "orders", "products"] {
+        assert_eq!(shown.matches(&format!("{table}: 3 rows and changes read")).count(), 1, "{shown}");
+        assert_eq!(shown.matches(&format!("{table}: 0 rows and changes read")).count(), 1, "{shown}");
+    }
+    shop.commit(|shop| shop.update("customers", "2", "email", "grace@shop.example"));
+    let shown = run("resume", &[&shop.cdc_uri(), &uri, "customers"]).succeeded();
+    assert!(shown.contains("customers: 1 rows and changes read") && !shown.contains("orders"), "{shown}");
+    assert_eq!(query(&file, "SELECT email FROM customers WHERE id = 2"), ["grace@shop.example"]);
+}
+
+#[cfg(feature = "duckdb")]
+#[test]
+fn resume_follows_real_vitess_over_tls_into_duckdb() {
+    let server = vitess_secure();
+    server.exec("create table if not exists commerce.q_resume (id bigint not null primary key, name varchar(40), price decimal(8,2))");
+    server.exec("delete from commerce.q_resume");
+    server.exec("insert into commerce.q_resume (id, name, price) values (1, 'Grün', 0.50), (2, null, 7.00), (3, 'blue', null)");
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("duckdb://{}", folder.path().join("q.duckdb").display());
+    let next = || run("resume", &[&server.cdc_uri("commerce"), &uri, "q_resume"]).succeeded();
+
+    let shown = next();
+    assert!(shown.contains("q_resume: 3 rows and changes read") && shown.contains("q_resume: 0 rows and changes read"), "{shown}");
+    server.exec("update commerce.q_resume set price = 9.99 where id = 2");
+    server.exec("delete from commerce.q_resume where id = 3");
+    let shown = next();
+    assert!(shown.contains("q_resume: 2 rows and changes read"), "{shown}");
+
+    server.exec("drop table commerce.q_resume");
+}
+
+#[cfg(unix)]
+#[test]
+fn until_cancelled_keeps_what_is_committed_and_ends_within_a_second() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let (file, uri) = sqlite_uri(&folder);
+    let mut child = Command::new(program("until_cancelled"))
+        .args([&format!("{}&mode=stream", shop.cdc_uri()), &uri])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        output.lines().map_while(Result::ok).for_each(|line| {
+            let _ = sender.send(line);
+        });
+    });
+    let wait_for = |wanted: &str| {
+        let until = Instant::now() + PATIENCE;
+        while lines.recv_timeout(until.saturating_duration_since(Instant::now())).expect(wanted) != wanted {}
+    };
+    wait_for("products: 3 rows and changes stored");
+    shop.commit(|shop| {
+        shop.insert("orders", [("id", "1004"), ("sku", "TEA-1"), ("quantity", "7")]);
+        shop.delete("orders", "1001");
+    });
+    wait_for("orders: 5 rows and changes stored");
+
+    let interrupted = Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    assert!(interrupted.elapsed() < Duration::from_secs(1), "it took {:?}", interrupted.elapsed());
+    reader.join().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(lines.iter().any(|line| line == "orders: Complete"));
+    let orders = "SELECT concat_ws(' ', id, quantity, _cdc_deleted) FROM orders ORDER BY id";
+    assert_eq!(query(&file, orders), ["1001 2 1", "1002 1 0", "1003 5 0", "1004 7 0"]);
+
+    let next = run("resume", &[&shop.cdc_uri(), &uri]).succeeded();
+    assert!(!next.contains("3 rows") && next.contains("orders: 0 rows and changes read"), "{next}");
+}
+
+#[test]
+fn programs_say_how_they_are_called() {
+    for name in PROGRAMS {
+        for arguments in [&[] as &[&str], &["only-one"]] {
+            let run = run(name, arguments);
+            assert_eq!(run.code, Some(2), "{name}: {}", run.stderr);
+            assert!(run.stderr.contains(&format!("usage: {name} ")), "{name}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn programs_name_what_is_wrong_with_a_uri() {
+    let (shop, folder) = (Shop::start(), tempfile::tempdir().unwrap());
+    let (_, dest) = sqlite_uri(&folder);
+    let cases = [
+        (shop.cdc_uri().replace("grpc_port", "grpcport"), "it is called `grpc_port` here"),
+        (shop.uri().replace("mysql:", "mysql+cdc:"), "grpc_port is missing"),
+        (shop.cdc_uri().replace("mysql+cdc:", "postgres:"), "the URI's scheme is unknown"),
+        (shop.cdc_uri().replace("secret", "wrong-word"), "wrong user or password"),
+        ("mysql+cdc://u:wrong-word@127.0.0.1:1/shop?grpc_port=1&tls=false".into(), "refuses connections"),
+    ];
+    for (source, expected) in &cases {
+        for (name, last) in [("resume", "orders"), ("until_cancelled", "orders")] {
+            let run = run(name, &[source, &dest, last]);
+            run.failed_with(expected);
+            assert!(!run.stderr.contains("secret") && !run.stderr.contains("wrong-word"), "{}", run.stderr);
+        }
+        run("capture_changes", &[source, "orders", folder.path().join("position").to_str().unwrap()]).failed_with(expected);
+    }
+    run("resume", &[&shop.cdc_uri(), "duck:///x"]).failed_with("expected `duckdb://` or `sqlite://`");
+}
+
+#[test]
+fn change_capture_from_mysql_says_what_the_server_is() {
+    let server: &Server = mysql();
+    let source = format!("{}&grpc_port=1", server.cdc_uri("commerce"));
+    let folder = tempfile::tempdir().unwrap();
+    server.exec("create table if not exists commerce.q_plain (id int not null primary key)");
+    run("resume", &[&source, &sqlite_uri(&folder).1, "q_plain"]).failed_with("the server is MySQL");
+    server.exec("drop table commerce.q_plain");
+}
+
+/// Those that take arguments.
+const PROGRAMS: [&str; 6] = ["capture_changes", "copy_table", "ingest", "options", "resume", "until_cancelled"];
