@@ -8,40 +8,17 @@
 //! time and peak memory: `drain`, the same query over the same connection by the `mysql` crate, rows only counted; `writer`, the rows
 //! already in memory, into a new file; `insert loop`, the same by the barest use of SQLite; `whole`, all of it by this crate.
 
+mod timing;
+
 use std::env;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mysql::prelude::Queryable;
 use planetscale_ingest::{Batch, IngestOptions, Sink, Source, TableName, ValueRef, ingest};
+use timing::{COLUMNS, Measured, Outcome, ROW, cpu_seconds, in_child, peak_mib, print_heads, print_line, print_ratio};
 use url::Url;
-
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-const COLUMNS: &str = "id INT PRIMARY KEY, small_str VARCHAR(20), medium_str VARCHAR(100), large_str VARCHAR(500), tiny_int SMALLINT, \
-    regular_int INT, big_int BIGINT, float_val DOUBLE, decimal_val DECIMAL(18,4), bool_val BOOLEAN, date_val DATE, ts_val DATETIME(6), \
-    ts_tz_val DATETIME(6), json_val JSON, extra_text TEXT";
-
-/// One row for each number `n`; three columns are NULL in every seventeenth.
-const ROW: &str = "n, CONCAT('name ', n % 5000), CONCAT('user', n, '@example-', n % 977, '.com ', LEFT(SHA2(n, 224), 32)), \
-    CONCAT('Order ', n, ' of customer ', n * 7 % 100003, ' goes to ', LEFT(SHA2(n + 1, 224), 32), ' by way of ', \
-        SUBSTRING('the old harbour, where ships wait for the tide and the clerks count barrels, sacks and crates until the evening bell rings \
-over the roofs; nobody there hurries, since what is counted twice is right, and what is right is paid for at the end of the month', \
-        1 + n % 40, 150)), \
-    n % 30000, n * 3 % 1000000007, n * 1000003, n / 7.0, (n % 100000000) / 100 + 0.0001, n % 2, \
-    IF(n % 17 = 0, NULL, '2015-01-01' + INTERVAL n % 3650 DAY), IF(n % 17 = 0, NULL, '2015-01-01' + INTERVAL n * 61 SECOND + INTERVAL n % 1000000 MICROSECOND), \
-    '2020-02-02' + INTERVAL n * 37 SECOND, JSON_OBJECT('id', n, 'tags', JSON_ARRAY('a', n % 10), 'score', n % 1000 / 10), \
-    IF(n % 17 = 0, NULL, CONCAT('note ', LEFT(SHA2(n * 3, 224), 32), ' ', REPEAT('x', n % 20)))";
-
-/// What one measured process says of itself.
-#[derive(Clone, Copy)]
-struct Measured {
-    seconds: f64,
-    cpu_seconds: f64,
-    peak_mib: f64,
-}
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -49,8 +26,7 @@ fn main() -> Outcome<()> {
     if let [what, rows, folder, child] = rest
         && child == "--child"
     {
-        let measured = measure(uri, what, rows.parse()?, Path::new(folder))?;
-        println!("{} {} {}", measured.seconds, measured.cpu_seconds, measured.peak_mib);
+        measure(uri, what, rows.parse()?, Path::new(folder))?.print();
         return Ok(());
     }
     let rows: u64 = rest.first().map_or(Ok(1_000_000), |text| text.parse())?;
@@ -59,7 +35,7 @@ fn main() -> Outcome<()> {
     make_table(uri, rows)?;
     let version: Option<String> = connect(uri)?.query_first("SELECT @@version")?;
     println!("{rows} rows, {runs} runs, MySQL {}, median (least to most)", version.unwrap_or_default());
-    println!("{:<22}{:>28}{:>26}{:>12}", "", "rows/s", "CPU s per million", "peak MiB");
+    print_heads();
     let mut kinds = vec!["drain"];
     // What holds all rows in memory is left out where there are too many.
     if rows <= 2_000_000 {
@@ -70,16 +46,11 @@ fn main() -> Outcome<()> {
     let mut all: Vec<Vec<Measured>> = vec![Vec::new(); kinds.len()];
     for _ in 0..runs {
         for (kind, measured) in kinds.iter().zip(&mut all) {
-            measured.push(in_child(uri, kind, rows, &folder)?);
+            measured.push(in_child(&[uri, kind, &rows.to_string(), &folder.to_string_lossy(), "--child"])?);
         }
     }
     for (kind, measured) in kinds.iter().zip(&all) {
-        let rate = spread(measured, |run| rows as f64 / run.seconds);
-        let cpu = spread(measured, |run| run.cpu_seconds * 1e6 / rows as f64);
-        let peak = spread(measured, |run| run.peak_mib);
-        let rate_text = format!("{:.0} ({:.0} to {:.0})", rate.1, rate.0, rate.2);
-        let cpu_text = format!("{:.2} ({:.2} to {:.2})", cpu.1, cpu.0, cpu.2);
-        println!("{kind:<22}{rate_text:>28}{cpu_text:>26}{:>12.0}", peak.2);
+        print_line(kind, rows, measured);
     }
     for (whole, part) in [
         ("whole duckdb", "drain"),
@@ -90,30 +61,10 @@ fn main() -> Outcome<()> {
     ] {
         let of = |wanted: &str| kinds.iter().position(|kind| *kind == wanted).map(|at| &all[at]);
         if let (Some(whole_runs), Some(part_runs)) = (of(whole), of(part)) {
-            let ratios: Vec<f64> = whole_runs.iter().zip(part_runs).map(|(whole, part)| part.seconds / whole.seconds).collect();
-            let (least, median, most) = spread(&ratios, |ratio| *ratio);
-            println!("{whole} / {part}: {median:.2} ({least:.2} to {most:.2})");
+            print_ratio(&format!("{whole} / {part}"), whole_runs, part_runs);
         }
     }
     Ok(())
-}
-
-/// Least, median and most.
-fn spread<T>(measured: &[T], value: impl Fn(&T) -> f64) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = measured.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    (values[0], values[values.len() / 2], values[values.len() - 1])
-}
-
-fn in_child(uri: &str, kind: &str, rows: u64, folder: &Path) -> Outcome<Measured> {
-    let output = Command::new(env::current_exe()?).args([uri, kind, &rows.to_string()]).arg(folder).arg("--child").output()?;
-    if !output.status.success() {
-        return Err(format!("{kind}: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    let text = String::from_utf8(output.stdout)?;
-    let numbers: Vec<f64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    let [seconds, cpu_seconds, peak_mib] = numbers[..] else { return Err("a measured process printed something else".into()) };
-    Ok(Measured { seconds, cpu_seconds, peak_mib })
 }
 
 fn measure(uri: &str, kind: &str, rows: u64, folder: &Path) -> Outcome<Measured> {
@@ -228,19 +179,4 @@ fn connect(uri: &str) -> Outcome<mysql::Conn> {
         .db_name(Some(url.path().trim_start_matches('/')))
         .prefer_socket(false);
     Ok(mysql::Conn::new(options)?)
-}
-
-/// User and system time of all threads of this process.
-fn cpu_seconds() -> Outcome<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The second field can hold blanks, but ends with the last parenthesis.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = [11, 12].iter().filter_map(|&at| fields.get(at)?.parse::<f64>().ok()).sum();
-    Ok(ticks / 100.0)
-}
-
-fn peak_mib() -> Outcome<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the system does not tell the peak memory")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
 }

@@ -1,5 +1,7 @@
 //! What the timing programs share: the table of 15 columns, processes that measure themselves, and the spread of what they say.
 
+#![allow(unreachable_pub, dead_code, reason = "a module of two programs, which do not use all of it alike")]
+
 use std::env;
 use std::process::Command;
 
