@@ -7,9 +7,18 @@
 //! To run one for a minute, without nightly and sanitizer (this crate has no unsafe code to sanitize here):
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run -s none uri -- -max_total_time=60`.
 
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{SinkOptions, SourceOptions};
-use crate::position::{Lsn, ServerShard, Vgtid, judge};
+use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
+use crate::schema::{Column, ColumnType, Table};
+use crate::source::vstream::decode::{self, FieldPlan};
+use crate::source::vstream::event::{EventKind, RowImage, encode, read_response};
+use crate::source::vstream::machine::{Machine, Plan, PlannedTable, nothing_copied};
+use crate::value::DateTime;
 use crate::wire::{Field, PackedVarints, Reader, zigzag};
 use crate::{ErrorKind, PositionFault};
 
@@ -17,7 +26,8 @@ use crate::{ErrorKind, PositionFault};
 pub type Target = fn(&[u8]);
 
 /// Every entry point with the name of its target and corpus.
-pub const TARGETS: &[(&str, Target)] = &[("gtid_set", gtid_set), ("position", position), ("uri", uri), ("wire", wire)];
+pub const TARGETS: &[(&str, Target)] =
+    &[("events", events), ("gtid_set", gtid_set), ("position", position), ("row_images", row_images), ("uri", uri), ("wire", wire)];
 
 /// A URI, read as source and as destination: neither what is printed of the options nor of the error shows the password.
 pub fn uri(input: &[u8]) {
@@ -143,6 +153,219 @@ pub fn wire(input: &[u8]) {
     }
     assert!(held <= input.len(), "more was read than is there");
     assert!(matches!(reader.next(), Ok(None)), "a reader that ended goes on");
+}
+
+const SHARDS: [&str; 2] = ["-80", "80-"];
+
+/// Events into a machine. The first byte chooses the copy or the stream and how little memory there is; with its highest bit the rest is one
+/// response as it comes, without it each byte is an event of one of two shards, so that the fuzzer finds its way past the walker.
+///
+/// Only what had its COMMIT is handed out as complete, positions of rows increase, and no checkpoint goes back on a shard.
+pub fn events(input: &[u8]) {
+    let Some((&mode, input)) = input.split_first() else { return };
+    let columns = ["id", "v"].map(|name| Column::new(name, ColumnType::Int { bits: 64, unsigned: false }, true));
+    let Ok(table) = Table::new("t", columns.into()).with_primary_key(&["id"]) else { return };
+    let table = Arc::new(table);
+    let shards: Vec<String> = SHARDS.map(str::to_owned).into();
+    let plan = Plan {
+        keyspace: "ks".into(),
+        shards: shards.clone(),
+        ordinal: 7,
+        now: DateTime::default(),
+        transaction_bytes: if mode & 2 == 0 { 1 << 20 } else { 8 },
+    };
+    let mut machine = if mode & 1 == 0 {
+        Machine::copy(plan, table, nothing_copied("ks", &shards), Vec::new(), (mode & 4 != 0).then_some(8))
+    } else {
+        let position: Vgtid = SHARDS.iter().map(|shard| ShardGtid::new("ks", *shard, gtid(1))).collect();
+        match Machine::stream(plan, vec![PlannedTable { table, position }], None) {
+            Ok(machine) => machine,
+            Err(_) => return,
+        }
+    };
+    let mut watch = Watch::default();
+    if mode & 0x80 != 0 {
+        watch.feed(&mut machine, input);
+        return;
+    }
+    let mut executed = [1, 1];
+    for &byte in input.iter().take(512) {
+        let response = encode::response(&[event(byte, &mut executed)]);
+        if !watch.feed(&mut machine, &response) {
+            return;
+        }
+    }
+}
+
+fn gtid(last: u64) -> String {
+    format!("MySQL56/0a000000-0000-0000-0000-000000000001:1-{last}")
+}
+
+/// The event that a byte stands for: the kind, the shard, and what it carries.
+fn event(byte: u8, executed: &mut [u64; 2]) -> Vec<u8> {
+    let at = usize::from(byte >> 4 & 1);
+    let (shard, choice) = (SHARDS[at], byte >> 5);
+    let number = [b'0' + choice];
+    let value: Option<&[u8]> = Some(&number);
+    let row = |before: Option<encode::Image<'_>>, after: Option<encode::Image<'_>>| {
+        encode::row("ks", shard, "t", u64::from(choice), &[(before, after)])
+    };
+    let simple = |kind| encode::event(kind, u64::from(choice), "ks", shard, None);
+    match byte & 15 {
+        0 => simple(encode::BEGIN),
+        1 => simple(encode::COMMIT),
+        2 => encode::field("ks", shard, "t", &[("id", 63, "bigint"), ("v", 63, "bigint")]),
+        3 => encode::field("ks", shard, "t", &[("v", 63, "bigint"), ("c", 63, "bigint"), ("id", 63, "bigint")]),
+        4 => row(None, Some(&[value, None])),
+        5 => row(Some(&[value, None]), None),
+        6 => row(Some(&[value, None]), Some(&[Some(b"7"), value])),
+        7 => row(None, Some(&[value, None, value])),
+        8 | 9 => {
+            executed[at] += u64::from(choice);
+            let entry = |index: usize| {
+                let last_pks = match byte & 1 == 1 && index == at {
+                    true => vec![LastPk::new("t", Some(number.to_vec()))],
+                    false => Vec::new(),
+                };
+                ShardGtid::new("ks", SHARDS[index], gtid(executed[index])).with_last_pks(last_pks)
+            };
+            encode::vgtid("ks", shard, &[entry(0), entry(1)].into_iter().collect())
+        }
+        10 => encode::event(encode::HEARTBEAT, 1, "", "", None),
+        11 => simple(encode::OTHER),
+        12 => simple(encode::COPY_COMPLETED),
+        13 => encode::event(encode::COPY_COMPLETED, 0, "", "", None),
+        14 => {
+            let statements = ["truncate table t", "drop table t", "rename table t to u", "rename table u to t", "alter table t add x int"];
+            encode::ddl("ks", shard, 1, statements[usize::from(choice) % statements.len()])
+        }
+        _ => encode::event(u64::from(choice) + 4, 1, "ks", shard, None),
+    }
+}
+
+/// What is known of a machine from outside.
+#[derive(Default)]
+struct Watch {
+    open: bool,
+    in_pieces: bool,
+    rows_since_commit: usize,
+    greatest: Option<(u64, u32)>,
+    executed: [GtidSet; 2],
+}
+
+impl Watch {
+    /// Feeds a response; `false` if it was refused.
+    fn feed(&mut self, machine: &mut Machine, response: &[u8]) -> bool {
+        let result = read_response(response, |event| {
+            machine.on_event(&event)?;
+            match event.kind {
+                EventKind::Begin => (self.open, self.rows_since_commit) = (true, 0),
+                EventKind::Row(row) => row.changes(|_| {
+                    self.rows_since_commit += 2;
+                    Ok(())
+                })?,
+                EventKind::Commit => (self.open, self.in_pieces, self.rows_since_commit) = (false, false, 0),
+                EventKind::Rollback | EventKind::CopyCompleted => {
+                    assert!(!self.in_pieces, "a transaction that was handed out in pieces was taken back");
+                    (self.open, self.rows_since_commit) = (false, 0);
+                }
+                _ => {}
+            }
+            let before = machine.buffered_bytes();
+            if let Some(batch) = machine.take() {
+                self.check(&batch, machine);
+                // What is left is the open transaction's.
+                assert!(self.open || self.rows_since_commit > 0 || machine.buffered_bytes() <= before.max(4096));
+            }
+            if let Some(piece) = machine.take_piece() {
+                assert!(!piece.is_complete() && piece.checkpoints().is_empty(), "a piece claims to be a commit");
+                self.in_pieces = true;
+                self.check(&piece, machine);
+            }
+            Ok(())
+        });
+        result.is_ok()
+    }
+
+    fn check(&mut self, batch: &ChangeBatch, machine: &Machine) {
+        for change in batch.changes() {
+            let Change::Rows(rows) = change else { continue };
+            assert!(batch.is_complete() || rows.len() <= self.rows_since_commit, "a piece has more rows than its transaction");
+            for row in 0..rows.len() {
+                let Ok(lsn) = Lsn::parse(&rows.lsn(row)) else { panic!("a position does not parse") };
+                let at = (lsn.ordinal(), lsn.row());
+                assert!(self.greatest < Some(at), "positions do not increase");
+                self.greatest = Some(at);
+                if batch.is_complete() && self.open && !self.in_pieces {
+                    assert!(lsn.ordinal() <= machine.ordinal(), "a row of the open transaction was handed out");
+                }
+            }
+        }
+        for checkpoint in batch.checkpoints() {
+            // A copy that begins anew begins with nothing.
+            for (shard, executed) in SHARDS.iter().zip(&mut self.executed) {
+                let Some(now) = checkpoint.position().get("ks", shard).and_then(|at| at.gtid_set().ok()) else { continue };
+                let begins_anew = now.is_empty() && !checkpoint.is_copied();
+                // Only a server that goes back itself may be followed back, and the raw bytes may be such a server.
+                assert!(begins_anew || now.contains(executed) || executed.contains(&now), "a checkpoint went elsewhere");
+                *executed = now;
+            }
+        }
+    }
+}
+
+/// A row image by its FIELD event: a byte that chooses the column's type, one for its collation, then a `query.Row`.
+///
+/// What is decoded has one value for each column; an error does not show a value.
+pub fn row_images(input: &[u8]) {
+    const TYPES: [&str; 16] = [
+        "bigint",
+        "bigint unsigned",
+        "tinyint(1)",
+        "decimal(10,2)",
+        "float",
+        "double",
+        "bit(12)",
+        "date",
+        "datetime(3)",
+        "time(6)",
+        "year",
+        "enum('a','it''s')",
+        "set('a','b','c')",
+        "varchar(20)",
+        "binary(4)",
+        "json",
+    ];
+    let [choice, collation, flags, message @ ..] = input else { return };
+    let field =
+        encode::field("ks", "0", "t", &[("id", 63, "varbinary(20)"), ("v", u64::from(*collation), TYPES[usize::from(choice % 16)])]);
+    let response = encode::response(&[field]);
+    let read = read_response(&response, |event| {
+        let EventKind::Field(mut field) = event.kind else { return Ok(()) };
+        field.enum_set_string_values = flags & 1 == 0;
+        let table = Table::new("t", Vec::new());
+        let added = decode::compare(&field, &table)?.added;
+        let table = table.with_columns(added).with_primary_key(&["id"])?;
+        let plan = FieldPlan::new(&field, &table)?;
+        let mut image = RowImage::default();
+        let values = image.read(message, plan.width())?;
+        assert!(values.len() <= message.len());
+        let mut batch = Batch::new(Arc::new(table));
+        let pushed = batch.push_row(|columns| plan.push(columns, &image, values, flags & 2 != 0, &mut String::new()));
+        for column in batch.columns() {
+            assert_eq!(column.len(), usize::from(pushed.is_ok()), "a column has not as many values as the batch has rows");
+        }
+        if let (Err(error), Some(value)) = (&pushed, image.get(values, 1).and_then(|value| str::from_utf8(value).ok())) {
+            // Words of ours have no digits in them.
+            let shown = format!("{error:#}");
+            let is_word = value.len() >= 4 && value.bytes().any(|byte| byte.is_ascii_digit());
+            assert!(!is_word || !shown.contains(value), "the error shows the value: {shown}");
+        }
+        Ok(())
+    });
+    if let Err(error) = read {
+        assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported), "{error:?}");
+    }
 }
 
 #[cfg(test)]

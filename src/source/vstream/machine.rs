@@ -274,6 +274,9 @@ impl Machine {
                 self.commit(event)
             }
             EventKind::Rollback => {
+                if self.transaction.as_ref().is_some_and(|transaction| transaction.in_pieces) {
+                    return Err(self.violation(event, "parts of the transaction were handed out already"));
+                }
                 self.discard();
                 self.seen = None;
                 Ok(())
@@ -481,6 +484,10 @@ impl Machine {
                 self.keep(entry);
             }
             self.position = vgtid.clone();
+        } else {
+            // A table that is ahead of the stream is so by one VGTID at least, and the transactions before the next VGTID belong to it: the
+            // table has them, and what it holds of their rows may be newer.
+            self.tables.iter_mut().filter(|state| state.ahead.contains_key(event.shard)).for_each(TableState::discard);
         }
         let last = transaction.map_or(0, |transaction| transaction.next.ordinal);
         self.ordinal = self.next_ordinal()?.max(last);
@@ -591,6 +598,9 @@ impl Machine {
         }
         if !self.plan.shards.iter().any(|shard| shard == event.shard) {
             return Err(self.violation(event, "there is no such shard in the request"));
+        }
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.in_pieces) {
+            return Err(self.violation(event, "the transaction before it had no end"));
         }
         done.insert(event.shard.to_owned());
         let all_done = self.plan.shards.iter().all(|shard| done.contains(shard));

@@ -9,6 +9,8 @@ pub(crate) mod event;
 #[cfg(feature = "vstream")]
 mod handover;
 pub(crate) mod machine;
+#[cfg(test)]
+mod model;
 #[cfg(feature = "vstream")]
 mod pump;
 #[cfg(feature = "vstream")]
