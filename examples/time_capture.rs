@@ -23,7 +23,7 @@ use planetscale_ingest::{IngestOptions, Sink, Source, SourceOptions, ingest};
 use protobuf::{Message as _, MessageField};
 use timing::{COLUMNS, Measured, Outcome, ROW, cpu_seconds, in_child, peak_mib, print_heads, print_line, print_ratio};
 
-#[allow(dead_code, unused_imports, clippy::all)]
+#[allow(dead_code, unused_imports, unreachable_pub, missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
     pub use vtgate::*;

@@ -619,7 +619,7 @@ impl Model {
                 self.delete(&name, lsn, |row| row.lsn < *before);
             }
             // New columns are NULL in the rows that are there.
-            Change::Columns { .. } => {}
+            Change::Columns { .. } | Change::CopiedAnew { .. } => {}
             Change::Ended { error, .. } => return Err(format!("`{name}` ended: {error:?}")),
         }
         Ok(())
