@@ -7,6 +7,13 @@
 //! `INGEST_MODEL_HISTORIES` says how many histories are tried, and `INGEST_MODEL_SEED` with which the first begins. One that fails prints its
 //! seed and all its events.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "counts of shards, rows and keys here are a few dozen at most"
+)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::rc::Rc;
