@@ -34,12 +34,28 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
     // Nothing is written before every position has been judged.
     let mut request = CaptureRequest::new();
-    for account in accounts.iter().filter(|account| !account.is_failed()) {
+    let mut refused = None;
+    for account in accounts.iter_mut().filter(|account| !account.is_failed()) {
         let stored = match options.full_refresh() {
             true => None,
-            false => sink.position(&account.target, account.table.name())?,
+            false => match sink.resume(&account.target, account.table.name()) {
+                Ok((stored, note)) => {
+                    account.report.notes.extend(note);
+                    stored
+                }
+                Err(error) if error.kind() == ErrorKind::Sink => return Err(error),
+                // What is wrong with one table does not keep the others from being captured.
+                Err(error) => {
+                    account.report.state = TableState::Failed { error: format!("{error:#}") };
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            },
         };
         request = request.with_table(account.table.clone(), stored);
+    }
+    if let Some(error) = refused.filter(|_| accounts.iter().all(Account::is_failed)) {
+        return Err(error);
     }
     let cancel = options.cancel().child();
     let changes = Changes::start(source, request, cancel.clone())?;

@@ -3,14 +3,30 @@
 //! `_ingest_checkpoint` lies in the destination's default schema and has a row for each captured table. It is written in the transaction of the
 //! rows that it speaks of. Its `position` is the text of a [`Checkpoint`]; the position there is newer than that of the rows whenever the
 //! stream went on without touching the table.
+//!
+//! Beside the position it says what the table held and which columns it had, so that the next run notices if somebody else has emptied,
+//! altered or replaced the table: a position speaks of rows that have to be there. These facts cost nothing to keep, since every statement
+//! says how many rows it concerned, and are compared in the one scan that looks for the greatest `_cdc_lsn` anyway.
 
-use super::{Destination, literal, qualified, quoted};
-use crate::change::{Checkpoint, CopyPhase, LSN_COLUMN};
-use crate::position::Lsn;
+use std::collections::BTreeMap;
+
+use super::{Destination, StoredColumn, literal, qualified, quoted};
+use crate::change::{Checkpoint, CopyPhase, DELETED_COLUMN, LSN_COLUMN};
+use crate::position::{Lsn, ShardGtid, Vgtid};
 use crate::schema::{ColumnType, TableName};
 use crate::{Error, ErrorKind, PositionFault, Result};
 
 pub(crate) const CHECKPOINT_TABLE: &str = "_ingest_checkpoint";
+
+/// The columns that the table of checkpoints has always had, all of them text.
+const FIRST_COLUMNS: [&str; 4] = ["dest_table", "source_table", "position", "updated_at"];
+/// Rows that are not marked as deleted, and rows that are: numbers.
+const COUNT_COLUMNS: [&str; 2] = ["live_rows", "deleted_rows"];
+/// The greatest `_cdc_lsn` of the rows that are not deleted, the columns, and the run that wrote all this: text.
+const TEXT_COLUMNS: [&str; 3] = ["last_lsn", "stored_columns", "written_by"];
+
+/// As much of an `_cdc_lsn` as tells one from another: ordinal and row, without the position.
+const LSN_HEAD: usize = "00000000000000000000:000000".len();
 
 /// What a destination table says of its position.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,113 +52,447 @@ impl StoredPosition {
     }
 }
 
-/// Reads how far a table has been captured. `None` if it has to be copied first: it does not exist, or is empty and was never captured.
+/// What a table holds, kept up with every statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Rows that are not marked as deleted.
+    pub(super) live: u64,
+    /// Rows that are. Somebody may remove those: it is not an error if there are fewer.
+    pub(super) deleted: u64,
+    /// The beginning of the greatest `_cdc_lsn` of the live rows. `None` where that row may have been deleted since: to find the next one would
+    /// take a scan.
+    pub(super) last_lsn: Option<String>,
+}
+
+impl Content {
+    /// Rows are gone from the table, of which `deleted` were marked already.
+    pub(super) fn remove(&mut self, rows: u64, deleted: u64) {
+        let live = rows.saturating_sub(deleted);
+        self.live = self.live.saturating_sub(live);
+        self.deleted = self.deleted.saturating_sub(deleted);
+        if live > 0 {
+            self.last_lsn = None;
+        }
+    }
+
+    /// Rows are marked as deleted, of which `again` were so already.
+    pub(super) fn mark(&mut self, rows: u64, again: u64) {
+        let marked = rows.saturating_sub(again);
+        self.remove(marked, 0);
+        self.deleted += marked;
+    }
+
+    /// Rows are added; `last` is the greatest `_cdc_lsn` of the live ones, which no stored one exceeds.
+    pub(super) fn add(&mut self, live: u64, deleted: u64, last: Option<String>) {
+        self.live += live;
+        self.deleted += deleted;
+        if let Some(last) = last {
+            self.last_lsn = last.get(..LSN_HEAD).map(str::to_owned);
+        }
+    }
+}
+
+/// What a checkpoint's row says of who wrote it: as long as it stays the same, nobody else has written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fence {
+    position: String,
+    written_by: Option<String>,
+}
+
+/// A row of the table of checkpoints.
+struct Recorded {
+    source_table: String,
+    fence: Fence,
+    content: Option<Content>,
+    columns: Option<String>,
+}
+
+/// What a look at a table has found: beside the position, what it takes to write to the table.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) position: Option<StoredPosition>,
+    /// What a reader of the report should know.
+    pub(super) note: Option<String>,
+    pub(super) known: Known,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) fence: Option<Fence>,
+    pub(super) content: Content,
+    /// The columns that runs have made, where that was recorded; others are somebody else's.
+    pub(super) columns: Option<Vec<StoredColumn>>,
+}
+
+/// Reads how far a table has been captured. There is no position if it has to be copied first: it does not exist, or is empty and was never
+/// captured.
 ///
 /// # Errors
 /// `Position` with `Unreadable`, or with `Missing` if there are rows that nobody says the position of; `Conflict` if the rows are of
-/// another source table.
-pub(crate) fn read(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Option<StoredPosition>> {
-    let at_table = |error: Error| error.with_table(name);
-    let Some(columns) = destination.stored_columns(name)? else { return Ok(None) };
-    let names = Some(columns.iter().map(|column| column.name.clone()).collect());
+/// another source table, or the table is not what the checkpoint speaks of.
+pub(super) fn read(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Found> {
+    look(destination, name, source_table).map_err(|error| error.with_table(name))
+}
+
+fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Found> {
+    let recorded = recorded(destination, name)?;
+    let fence = recorded.as_ref().map(|recorded| recorded.fence.clone());
+    let Some(stored) = destination.stored_columns(name)? else {
+        let note = recorded.is_some().then(|| "copied anew: the destination had a checkpoint of the table, but not the table".to_owned());
+        return Ok(Found { position: None, note, known: Known { fence, ..Known::default() } });
+    };
+    let columns = recorded.as_ref().and_then(|recorded| recorded.columns.as_deref()).map(parse_columns).transpose()?;
+    if let Some(columns) = &columns {
+        require_columns(name, columns, &stored)?;
+    }
     let has_rows = !destination.query_text(&format!("SELECT 1 FROM {} LIMIT 1", qualified(name)))?.is_empty();
     let missing = || {
         let message =
             format!("`{name}` has rows, but no position to resume from: rebuild it with full_refresh, or choose another destination table");
-        Error::position_fault_of(PositionFault::Missing, message).with_table(name)
+        Error::position_fault_of(PositionFault::Missing, message)
     };
-    if !columns.iter().any(|column| column.name == LSN_COLUMN) {
-        return if has_rows { Err(missing()) } else { Ok(None) };
+    if !has(&stored, LSN_COLUMN) {
+        return if has_rows { Err(missing()) } else { Ok(Found { known: Known { fence, ..Known::default() }, ..Found::default() }) };
     }
-    // Both in one scan: SQLite reads the whole table for it.
-    let lsn = quoted(LSN_COLUMN);
-    let sql = format!("SELECT max({lsn}), max(CASE WHEN {lsn} NOT LIKE '%:-' THEN {lsn} END) FROM {}", qualified(name));
-    let mut greatest = destination.query_text(&sql)?.into_iter().flatten().map(|text| {
-        let lsn = text.map(|text| Lsn::parse(&text)).transpose();
-        lsn.map_err(at_table)
-    });
-    let last = greatest.next().transpose()?.flatten();
-    let with_payload = greatest.next().transpose()?.flatten();
-    drop(greatest);
-    let stored = stored(destination, name, source_table).map_err(at_table)?;
+    let checkpoint = match &recorded {
+        Some(recorded) if recorded.source_table != source_table => {
+            let other = &recorded.source_table;
+            let message = format!("`{name}` was filled from table `{other}`, not from `{source_table}`: rebuild it with full_refresh");
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+        Some(recorded) => Some(Checkpoint::parse(source_table, &recorded.fence.position)?),
+        None => None,
+    };
+    let Scan { content, last, with_payload } = scan(destination, name, &stored)?;
     let last_ordinal = last.as_ref().map_or(0, Lsn::ordinal);
-    match (stored, with_payload) {
-        (Some(mut checkpoint), of_rows) => {
-            let newer_rows = of_rows.as_ref().is_some_and(|rows| rows.ordinal() > checkpoint.ordinal);
-            match of_rows {
-                Some(rows) if newer_rows => {
-                    let ordinal = last_ordinal.max(rows.ordinal());
-                    Ok(from_lsn(rows, source_table, ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None, columns: names }))
-                }
-                of_rows => {
-                    checkpoint.ordinal = checkpoint.ordinal.max(last_ordinal);
-                    Ok(Some(StoredPosition { checkpoint, of_rows, columns: names }))
-                }
+    let newer = |checkpoint: &Checkpoint| with_payload.as_ref().is_some_and(|rows| rows.ordinal() > checkpoint.ordinal);
+    let (resumed, of_rows, note) = match (checkpoint, with_payload.clone()) {
+        (Some(mut checkpoint), of_rows) if !newer(&checkpoint) => {
+            if let Some(expected) = recorded.as_ref().and_then(|recorded| recorded.content.as_ref()) {
+                require_content(name, expected, &content)?;
             }
+            checkpoint.ordinal = checkpoint.ordinal.max(last_ordinal);
+            (Some(checkpoint), of_rows, None)
         }
-        (None, Some(rows)) => {
-            Ok(from_lsn(rows, source_table, last_ordinal).map(|checkpoint| StoredPosition { checkpoint, of_rows: None, columns: names }))
+        (checkpoint, Some(rows)) => {
+            let (resumed, note) = from_rows(rows, source_table, last_ordinal, checkpoint.as_ref()).ok_or_else(missing)?;
+            (Some(resumed), None, Some(note))
         }
-        (None, None) if has_rows => Err(missing()),
-        (None, None) => Ok(None),
+        (_, None) if has_rows => return Err(missing()),
+        (_, None) => (None, None, None),
+    };
+    let names = columns.as_deref().unwrap_or(&stored).iter().map(|column| column.name.clone()).collect();
+    let position = resumed.map(|checkpoint| StoredPosition { checkpoint, of_rows, columns: Some(names) });
+    Ok(Found { position, note, known: Known { fence, content, columns } })
+}
+
+fn has(columns: &[StoredColumn], name: &str) -> bool {
+    columns.iter().any(|column| column.name.eq_ignore_ascii_case(name))
+}
+
+/// What one scan of a table tells.
+struct Scan {
+    content: Content,
+    /// The greatest position of a row.
+    last: Option<Lsn>,
+    /// The greatest that holds a VGTID.
+    with_payload: Option<Lsn>,
+}
+
+/// All in one scan: SQLite reads the whole table for it.
+fn scan(destination: &mut dyn Destination, name: &TableName, stored: &[StoredColumn]) -> Result<Scan> {
+    let lsn = quoted(LSN_COLUMN);
+    // An older tool's table may lack the column.
+    let deleted = if has(stored, DELETED_COLUMN) { format!("{} IS TRUE", quoted(DELETED_COLUMN)) } else { "1 = 0".to_owned() };
+    let sql = format!(
+        "SELECT count(*), count(CASE WHEN {deleted} THEN 1 END), max({lsn}), max(CASE WHEN {lsn} NOT LIKE '%:-' THEN {lsn} END), \
+         max(CASE WHEN NOT ({deleted}) THEN {lsn} END) FROM {}",
+        qualified(name)
+    );
+    let mut cells = destination.query_text(&sql)?.into_iter().flatten();
+    let mut next = || cells.next().flatten();
+    let (rows, deleted, last, with_payload, live) = (next(), next(), next(), next(), next());
+    let deleted = number(deleted);
+    let head = live.and_then(|lsn| lsn.get(..LSN_HEAD).map(str::to_owned));
+    let content = Content { live: number(rows).saturating_sub(deleted), deleted, last_lsn: head };
+    let parsed = |text: Option<String>| text.map(|text| Lsn::parse(&text)).transpose();
+    Ok(Scan { content, last: parsed(last)?, with_payload: parsed(with_payload)? })
+}
+
+fn number(cell: Option<String>) -> u64 {
+    cell.and_then(|cell| cell.parse().ok()).unwrap_or(0)
+}
+
+/// Counts a table's rows anew.
+pub(super) fn content(destination: &mut dyn Destination, name: &TableName) -> Result<Content> {
+    match destination.stored_columns(name)? {
+        Some(stored) if has(&stored, LSN_COLUMN) => Ok(scan(destination, name, &stored)?.content),
+        _ => Ok(Content::default()),
     }
 }
 
-/// A checkpoint from what a row carries. Positions of a copy say which shards are complete: those with a GTID and without a last PK.
-fn from_lsn(lsn: Lsn, source_table: &str, ordinal: u64) -> Option<Checkpoint> {
-    let position = lsn.into_payload()?;
-    let is_done = |shard: &&crate::position::ShardGtid| !shard.gtid().is_empty() && shard.last_pks().is_empty();
-    let done: Vec<String> = position.shards().iter().filter(is_done).map(|shard| shard.shard().to_owned()).collect();
-    let phase = if done.len() == position.shards().len() { CopyPhase::Copied } else { CopyPhase::Copying { done, sweep: None } };
-    Some(Checkpoint { table: source_table.to_owned(), phase, position, ordinal })
+/// Refuses a table that lost columns, or has them with another type, since a run wrote to it.
+fn require_columns(name: &TableName, recorded: &[StoredColumn], stored: &[StoredColumn]) -> Result<()> {
+    for column in recorded {
+        let found = stored.iter().find(|found| found.name.to_lowercase() == column.name.to_lowercase());
+        let what = match found {
+            None => "is gone from the destination".to_owned(),
+            Some(found) if found.declared_type != column.declared_type => {
+                format!("was {} when it was last written, and is {} now", column.declared_type, found.declared_type)
+            }
+            Some(_) => continue,
+        };
+        let message = format!("column `{name}.{}` {what}: somebody else has changed the table; rebuild it with full_refresh", column.name);
+        return Err(Error::new(ErrorKind::Conflict, message).with_column(&column.name));
+    }
+    Ok(())
 }
 
-fn stored(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Option<Checkpoint>> {
-    let table = TableName::new(CHECKPOINT_TABLE);
-    if destination.stored_columns(&table)?.is_none() {
-        return Ok(None);
-    }
-    let sql = format!("SELECT source_table, position FROM {} WHERE dest_table = {}", qualified(&table), literal(&name.to_string()));
-    let Some(row) = destination.query_text(&sql)?.into_iter().next() else { return Ok(None) };
-    let mut cells = row.into_iter().map(Option::unwrap_or_default);
-    let (source, text) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
-    if source != source_table {
-        let message = format!("`{name}` was filled from table `{source}`, not from `{source_table}`: rebuild it with full_refresh");
+/// Refuses a table that does not hold what it held when its checkpoint was written: what follows that position would be merged into a part.
+fn require_content(name: &TableName, recorded: &Content, found: &Content) -> Result<()> {
+    let way_out = "somebody else has changed it, and what it lacks would not come again; rebuild it with full_refresh";
+    if recorded.live != found.live {
+        let (live, expected) = (found.live, recorded.live);
+        let message = format!("`{name}` holds {live} rows, but held {expected} when its position was stored: {way_out}");
         return Err(Error::new(ErrorKind::Conflict, message));
     }
-    Checkpoint::parse(source_table, &text).map(Some)
+    match (&recorded.last_lsn, &found.last_lsn) {
+        (Some(expected), found) if found.as_ref() != Some(expected) && recorded.live > 0 => {
+            let found = found.as_deref().unwrap_or("none");
+            let message = format!("the last change in `{name}` is {found}, but was {expected} when its position was stored: {way_out}");
+            Err(Error::new(ErrorKind::Conflict, message))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Makes the table of checkpoints if it is not there.
-pub(crate) fn create(destination: &mut dyn Destination) -> Result<()> {
+/// A checkpoint from what a row carries, for a table without one or with an older one. Positions of a copy say which shards are complete:
+/// those with a GTID and without a last PK.
+fn from_rows(lsn: Lsn, source_table: &str, ordinal: u64, older: Option<&Checkpoint>) -> Option<(Checkpoint, String)> {
+    let ordinal = ordinal.max(lsn.ordinal());
+    let position = lsn.into_payload()?;
+    let is_done = |shard: &&ShardGtid| !shard.gtid().is_empty() && shard.last_pks().is_empty();
+    let done: Vec<String> = position.shards().iter().filter(is_done).map(|shard| shard.shard().to_owned()).collect();
+    let is_copied = done.len() == position.shards().len();
+    let why = match older {
+        None => "the destination has no checkpoint of it",
+        Some(_) => "they are newer than its checkpoint",
+    };
+    let older_sweep = match older.map(|older| &older.phase) {
+        Some(CopyPhase::Copying { sweep, .. }) => Some(*sweep),
+        _ => None,
+    };
+    let (phase, position, note) = match older_sweep {
+        None | Some(None) if is_copied => (CopyPhase::Copied, position, format!("resumed from the positions of its rows: {why}")),
+        Some(sweep) if !is_copied => {
+            (CopyPhase::Copying { done, sweep }, position, format!("its copy goes on from the positions of its rows: {why}"))
+        }
+        // Rows do not say whether a copy was the first, or on top of older rows of which some are gone at the source.
+        _ => {
+            let begin = position.shards().iter().map(|shard| ShardGtid::new(shard.keyspace(), shard.shard(), ""));
+            let phase = CopyPhase::Copying { done: Vec::new(), sweep: Some(ordinal.saturating_add(1)) };
+            (phase, begin.collect::<Vgtid>(), format!("copied anew: its copy was interrupted, and {why}"))
+        }
+    };
+    Some((Checkpoint { table: source_table.to_owned(), phase, position, ordinal }, note))
+}
+
+fn checkpoint_table() -> TableName {
+    TableName::new(CHECKPOINT_TABLE)
+}
+
+/// Which columns the table of checkpoints has, `None` if there is no such table.
+///
+/// # Errors
+/// `Conflict` if it lacks one without which it says nothing.
+fn checkpoint_columns(destination: &mut dyn Destination) -> Result<Option<Vec<StoredColumn>>> {
+    let Some(columns) = destination.stored_columns(&checkpoint_table())? else { return Ok(None) };
+    match FIRST_COLUMNS.iter().find(|column| !has(&columns, column)) {
+        None => Ok(Some(columns)),
+        Some(missing) => {
+            let message = format!(
+                "the table `{CHECKPOINT_TABLE}` in the destination has no column `{missing}`: somebody else has changed it; \
+                 drop it, and tables are resumed from the positions of their rows, or rebuild them with full_refresh"
+            );
+            Err(Error::new(ErrorKind::Conflict, message).with_column(missing))
+        }
+    }
+}
+
+fn recorded(destination: &mut dyn Destination, name: &TableName) -> Result<Option<Recorded>> {
+    let Some(columns) = checkpoint_columns(destination)? else { return Ok(None) };
+    // Made by an earlier version, it may lack the later columns.
+    let later = COUNT_COLUMNS.iter().chain(&TEXT_COLUMNS).map(|column| if has(&columns, column) { column } else { "NULL" });
+    let chosen: Vec<&str> = ["source_table", "position"].into_iter().chain(later).collect();
+    let sql = format!("SELECT {} FROM {} WHERE {}", chosen.join(", "), qualified(&checkpoint_table()), is_of(name));
+    let mut rows = destination.query_text(&sql)?.into_iter();
+    let Some(row) = rows.next() else { return Ok(None) };
+    if rows.next().is_some() {
+        let message = format!(
+            "`{CHECKPOINT_TABLE}` has several rows for `{name}`: somebody else has changed it; rebuild the table with full_refresh"
+        );
+        return Err(Error::new(ErrorKind::Conflict, message));
+    }
+    let mut cells = row.into_iter();
+    let mut next = || cells.next().flatten();
+    let (source_table, position) = (next().unwrap_or_default(), next().unwrap_or_default());
+    let (live, deleted, last_lsn, columns, written_by) = (next(), next(), next(), next(), next());
+    let content = live.map(|live| Content { live: number(Some(live)), deleted: number(deleted), last_lsn });
+    Ok(Some(Recorded { source_table, fence: Fence { position, written_by }, content, columns }))
+}
+
+fn is_of(name: &TableName) -> String {
+    format!("dest_table = {}", literal(&name.to_string()))
+}
+
+/// What the rows of these tables say of who wrote them; tables without one are left out.
+pub(super) fn fences<'a>(destination: &mut dyn Destination, names: impl Iterator<Item = &'a TableName>) -> Result<BTreeMap<String, Fence>> {
+    let names: Vec<String> = names.map(|name| literal(&name.to_string())).collect();
+    let sql = format!(
+        "SELECT dest_table, position, written_by FROM {} WHERE dest_table IN ({})",
+        qualified(&checkpoint_table()),
+        names.join(", ")
+    );
+    let rows = destination.query_text(&sql)?.into_iter().map(|row| {
+        let mut cells = row.into_iter();
+        let mut next = || cells.next().flatten();
+        let (name, position, written_by) = (next().unwrap_or_default(), next().unwrap_or_default(), next());
+        (name, Fence { position, written_by })
+    });
+    Ok(rows.collect())
+}
+
+/// Makes the table of checkpoints if it is not there, and adds the columns that an earlier version did not have.
+pub(super) fn create(destination: &mut dyn Destination) -> Result<()> {
     let text = destination.declared(&ColumnType::Text { length: None });
-    let suffix = destination.table_suffix();
-    let columns = ["dest_table", "source_table", "position", "updated_at"].map(|name| format!("{name} {text}")).join(", ");
-    let sql = format!("CREATE TABLE IF NOT EXISTS {} ({columns}){suffix}", qualified(&TableName::new(CHECKPOINT_TABLE)));
-    destination.execute(&sql).map(drop)
+    let count = destination.declared(&ColumnType::Int { bits: 64, unsigned: false });
+    let all = FIRST_COLUMNS.map(|name| (name, &text)).into_iter().chain(COUNT_COLUMNS.map(|name| (name, &count)));
+    let all = all.chain(TEXT_COLUMNS.map(|name| (name, &text)));
+    match checkpoint_columns(destination)? {
+        None => {
+            let columns: Vec<String> = all.map(|(name, declared)| format!("{name} {declared}")).collect();
+            let suffix = destination.table_suffix();
+            let sql = format!("CREATE TABLE {} ({}){suffix}", qualified(&checkpoint_table()), columns.join(", "));
+            destination.execute(&sql).map(drop)
+        }
+        Some(stored) => {
+            let missing: Vec<_> = all.filter(|(name, _)| !has(&stored, name)).collect();
+            missing.into_iter().try_for_each(|(name, declared)| {
+                destination.execute(&format!("ALTER TABLE {} ADD COLUMN {name} {declared}", qualified(&checkpoint_table()))).map(drop)
+            })
+        }
+    }
 }
 
 /// Stores how far a table has come, in the open transaction.
-pub(crate) fn write(destination: &mut dyn Destination, name: &TableName, checkpoint: &Checkpoint, now: &str) -> Result<()> {
-    remove(destination, name)?;
-    let values = [&name.to_string(), checkpoint.table(), &checkpoint.to_string(), now].map(literal).join(", ");
-    destination.execute(&format!("INSERT INTO {} VALUES ({values})", qualified(&TableName::new(CHECKPOINT_TABLE)))).map(drop)
+pub(super) fn write(
+    destination: &mut dyn Destination,
+    name: &TableName,
+    checkpoint: &Checkpoint,
+    content: &Content,
+    columns: &[StoredColumn],
+    (run, now): (&str, &str),
+) -> Result<Fence> {
+    let fence = Fence { position: checkpoint.to_string(), written_by: Some(run.to_owned()) };
+    let mut values = vec![
+        ("source_table", literal(checkpoint.table())),
+        ("position", literal(&fence.position)),
+        ("updated_at", literal(now)),
+        ("live_rows", content.live.to_string()),
+        ("deleted_rows", content.deleted.to_string()),
+        ("last_lsn", content.last_lsn.as_deref().map_or_else(|| "NULL".to_owned(), literal)),
+        ("written_by", literal(run)),
+    ];
+    let set: Vec<String> = values.iter().map(|(column, value)| format!("{column} = {value}")).collect();
+    let table = qualified(&checkpoint_table());
+    if destination.execute(&format!("UPDATE {table} SET {} WHERE {}", set.join(", "), is_of(name)))? == 0 {
+        values.push(("dest_table", literal(&name.to_string())));
+        values.push(("stored_columns", literal(&print_columns(columns))));
+        let (columns, values): (Vec<&str>, Vec<String>) = values.into_iter().unzip();
+        destination.execute(&format!("INSERT INTO {table} ({}) VALUES ({})", columns.join(", "), values.join(", ")))?;
+    }
+    Ok(fence)
+}
+
+/// Stores which columns a table has, in the open transaction; [`write`] does so for a table that has no checkpoint yet.
+pub(super) fn write_columns(destination: &mut dyn Destination, name: &TableName, columns: &[StoredColumn]) -> Result<()> {
+    let columns = literal(&print_columns(columns));
+    destination
+        .execute(&format!("UPDATE {} SET stored_columns = {columns} WHERE {}", qualified(&checkpoint_table()), is_of(name)))
+        .map(drop)
 }
 
 /// Forgets a table, in the open transaction.
-pub(crate) fn remove(destination: &mut dyn Destination, name: &TableName) -> Result<()> {
-    let sql = format!("DELETE FROM {} WHERE dest_table = {}", qualified(&TableName::new(CHECKPOINT_TABLE)), literal(&name.to_string()));
-    destination.execute(&sql).map(drop)
+pub(super) fn remove(destination: &mut dyn Destination, name: &TableName) -> Result<()> {
+    destination.execute(&format!("DELETE FROM {} WHERE {}", qualified(&checkpoint_table()), is_of(name))).map(drop)
 }
 
 /// Gives a table's checkpoint to another name, in the open transaction.
-pub(crate) fn rename(destination: &mut dyn Destination, from: &TableName, to: &TableName) -> Result<()> {
+pub(super) fn rename(destination: &mut dyn Destination, from: &TableName, to: &TableName) -> Result<()> {
     remove(destination, to)?;
-    let sql = format!(
-        "UPDATE {} SET dest_table = {} WHERE dest_table = {}",
-        qualified(&TableName::new(CHECKPOINT_TABLE)),
-        literal(&to.to_string()),
-        literal(&from.to_string())
-    );
+    let sql = format!("UPDATE {} SET dest_table = {} WHERE {}", qualified(&checkpoint_table()), literal(&to.to_string()), is_of(from));
     destination.execute(&sql).map(drop)
+}
+
+/// Columns as they stand in `CREATE TABLE`: `"id" BIGINT, "name" VARCHAR`.
+fn print_columns(columns: &[StoredColumn]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
+    columns.join(", ")
+}
+
+fn parse_columns(text: &str) -> Result<Vec<StoredColumn>> {
+    let damaged = || {
+        let message = format!("the columns in `{CHECKPOINT_TABLE}` cannot be read: rebuild the table with full_refresh");
+        Error::new(ErrorKind::Conflict, message)
+    };
+    let mut columns = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        rest = rest.strip_prefix('"').ok_or_else(damaged)?;
+        let mut name = String::new();
+        loop {
+            let (before, after) = rest.split_once('"').ok_or_else(damaged)?;
+            name.push_str(before);
+            match after.strip_prefix('"') {
+                Some(after) => {
+                    name.push('"');
+                    rest = after;
+                }
+                None => {
+                    rest = after;
+                    break;
+                }
+            }
+        }
+        rest = rest.strip_prefix(' ').ok_or_else(damaged)?;
+        // No name of a type has a quotation mark.
+        let (declared_type, after) = rest.split_once(", \"").map_or((rest, None), |(declared, after)| (declared, Some(after)));
+        columns.push(StoredColumn { name, declared_type: declared_type.to_owned() });
+        rest = match after {
+            Some(_) => &rest[declared_type.len() + 2..],
+            None => "",
+        };
+    }
+    Ok(columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_print_and_parse_whatever_their_names() {
+        let names = ["id", "a \"quoted\" one", "\"", "", "with, comma", ", \"", "line\nbreak"];
+        let types = ["BIGINT", "DECIMAL(10,2)", "TIMESTAMP WITH TIME ZONE"];
+        let columns: Vec<StoredColumn> = names
+            .iter()
+            .zip(types.iter().cycle())
+            .map(|(name, declared)| StoredColumn { name: (*name).to_owned(), declared_type: (*declared).to_owned() })
+            .collect();
+        assert_eq!(parse_columns(&print_columns(&columns)).unwrap(), columns);
+        assert_eq!(parse_columns("").unwrap(), []);
+        for damaged in ["id BIGINT", "\"id", "\"id\"", "\"id\"BIGINT", "\"id\" BIGINT, \"x"] {
+            assert_eq!(parse_columns(damaged).unwrap_err().kind(), ErrorKind::Conflict, "{damaged}");
+        }
+    }
 }

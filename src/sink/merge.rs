@@ -2,18 +2,22 @@
 //!
 //! The same steps for every kind of destination, in one transaction with the checkpoint:
 //!
-//! 1. Of the changes to one key only the last counts; the row that it leaves is the last image that came for the key.
-//! 2. The keys go into a temporary table. Stored rows with one of them are deleted, and the new rows are appended. No index is needed for that,
+//! 1. Nobody else has written since: the checkpoints are what this run has read or written last.
+//! 2. Tables that have new columns at the source are altered. That comes before any row, since not every destination alters a table whose rows were
+//!    changed in the same transaction; rows from before the change are brought to the new form.
+//! 3. Of the changes to one key only the last counts; the row that it leaves is the last image that came for the key.
+//! 4. The keys go into a temporary table. Stored rows with one of them are deleted, and the new rows are appended. No index is needed for that,
 //!    which is what makes it fast in DuckDB.
-//! 3. A soft delete without an image marks the stored row. A delete of a key that is not there does nothing: a copy under way may send it.
-//! 4. A row that came in part (`binlog_row_image=noblob`) updates the columns that it has.
+//! 5. A soft delete without an image marks the stored row. A delete of a key that is not there does nothing: a copy under way may send it.
+//! 6. A row that came in part (`binlog_row_image=noblob`) updates the columns that it has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use super::{Destination, Nulled, Sink, checkpoint, compare, literal, qualified, quoted, staging_name};
-use crate::batch::{Batch, ColumnData, Values};
+use super::checkpoint::{Content, Fence, Known};
+use super::reduce::{Put, Reduced, key_batch, reduce};
+use super::{Destination, Nulled, Sink, StoredColumn, begin, checkpoint, literal, qualified, quoted, staging_name};
 use crate::change::{
     Change, ChangeBatch, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
 };
@@ -42,6 +46,10 @@ pub struct Merge<'a> {
     destination: &'a mut dyn Destination,
     deletes: Deletes,
     targets: BTreeMap<String, Target>,
+    /// What was found when positions were read.
+    known: BTreeMap<TableName, Known>,
+    /// What marks the checkpoints that this run writes.
+    run: String,
     /// A transaction is open, because what was written so far is a part of one at the source.
     open: bool,
     poisoned: bool,
@@ -49,26 +57,67 @@ pub struct Merge<'a> {
 
 struct Target {
     name: TableName,
-    /// The table as it is stored.
+    /// The table as it is at the source, with the columns of ours.
     stored: Arc<Table>,
+    /// The columns that runs have made, as the destination has them. They may be wider than those of the source.
+    columns: Vec<StoredColumn>,
     /// Where the rows go while the table is built anew.
     building: Option<TableName>,
+    content: Content,
+    fence: Option<Fence>,
+    /// Columns that the table has already, though the rows that are written now come from before they were added: one entry for each change
+    /// of the table that is still to come.
+    coming: VecDeque<Vec<(Column, Option<String>)>>,
+    /// Rows were written in the open transaction.
+    written: bool,
     nulled: BTreeMap<String, u64>,
 }
 
 impl Target {
+    fn new(name: &TableName, stored: Arc<Table>, columns: Vec<StoredColumn>) -> Self {
+        Self {
+            name: name.clone(),
+            stored,
+            columns,
+            building: None,
+            content: Content::default(),
+            fence: None,
+            coming: VecDeque::new(),
+            written: false,
+            nulled: BTreeMap::new(),
+        }
+    }
+
     fn current(&self) -> &TableName {
         self.building.as_ref().unwrap_or(&self.name)
     }
+
+    fn column(&self, name: &str) -> Option<&StoredColumn> {
+        find(&self.columns, name)
+    }
+}
+
+/// Names of columns do not regard case in DuckDB and SQLite.
+fn find<'a>(columns: &'a [StoredColumn], name: &str) -> Option<&'a StoredColumn> {
+    let name = name.to_lowercase();
+    columns.iter().find(|column| column.name.to_lowercase() == name)
 }
 
 impl Sink {
     /// How far a table has been captured; `None` if it has to be copied first.
     ///
     /// # Errors
-    /// `Position` if the stored position cannot be read or there are rows without one; `Conflict` if the rows are of another source table.
+    /// `Position` if the stored position cannot be read or there are rows without one; `Conflict` if the rows are of another source table, or if
+    /// somebody else has emptied or changed the table since its position was stored.
     pub fn position(&mut self, name: &TableName, source_table: &str) -> Result<Option<checkpoint::StoredPosition>> {
-        checkpoint::read(&mut *self.destination, name, source_table)
+        self.resume(name, source_table).map(|(position, _)| position)
+    }
+
+    /// The same, with what a reader of the report should know of it.
+    pub(crate) fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<checkpoint::StoredPosition>, Option<String>)> {
+        let found = checkpoint::read(&mut *self.destination, name, source_table)?;
+        self.known.insert(name.clone(), found.known);
+        Ok((found.position, found.note))
     }
 
     /// Begins to write changes.
@@ -78,12 +127,13 @@ impl Sink {
     pub fn merge(&mut self, deletes: Deletes) -> Result<Merge<'_>> {
         let destination = &mut *self.destination;
         in_transaction(destination, checkpoint::create)?;
-        Ok(Merge { destination, deletes, targets: BTreeMap::new(), open: false, poisoned: false })
+        let known = std::mem::take(&mut self.known);
+        Ok(Merge { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: false, poisoned: false })
     }
 }
 
 fn in_transaction<T>(destination: &mut dyn Destination, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
-    destination.begin()?;
+    begin(destination)?;
     let result = work(destination).and_then(|done| destination.commit().map(|()| done));
     if result.is_err()
         && let Err(error) = destination.rollback()
@@ -99,8 +149,8 @@ impl Merge<'_> {
     /// With `rebuild`, the rows go into a new table beside it, which takes its place in [`Merge::finish_rebuild`].
     ///
     /// # Errors
-    /// `Conflict` if the stored table lacks a column or has one of another type; `Schema` if the table has no primary key or a column of
-    /// ours.
+    /// `Conflict` if the stored table lacks a column or has one of another type, or if another run has written to it since its position was
+    /// read; `Schema` if the table has no primary key or a column of ours.
     pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
         if table.primary_key().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
@@ -112,38 +162,23 @@ impl Merge<'_> {
             }
         }
         let stored = Arc::new(stored_table(table));
-        let building = rebuild.then(|| staging_name(name));
-        in_transaction(self.destination, |destination| {
+        let known = self.known.remove(name);
+        let target = in_transaction(self.destination, |destination| {
             destination.create_schema(name)?;
-            let with_key = destination.wants_key();
-            if let Some(building) = &building {
+            if rebuild {
+                let building = staging_name(name);
                 // What an interrupted rebuild left behind.
-                destination.drop_if_exists(building)?;
-                checkpoint::remove(destination, building)?;
-                return destination.create(building, &stored, with_key);
+                destination.drop_if_exists(&building)?;
+                let mut target = make(destination, &building, &stored)?;
+                (target.name, target.building) = (name.clone(), Some(building));
+                return Ok(target);
             }
             match destination.stored_columns(name)? {
-                None => {
-                    checkpoint::remove(destination, name)?;
-                    destination.create(name, &stored, with_key)
-                }
-                Some(found) => {
-                    for column in stored.columns() {
-                        let declared = destination.declared(column.column_type());
-                        let same = found.iter().find(|found| found.name.to_lowercase() == column.name().to_lowercase());
-                        if let Some(found) = same.filter(|found| found.declared_type != declared) {
-                            destination
-                                .change_type(name, column, &found.declared_type)
-                                .map_err(|error| error.with_column(column.name()))?;
-                        }
-                    }
-                    let found = destination.stored_columns(name)?.unwrap_or_default();
-                    compare(destination, name, &stored, &found)
-                }
+                None => make(destination, name, &stored),
+                Some(found) => adopt(destination, name, &stored, &found, known),
             }
         })
         .map_err(|error| error.with_table(name))?;
-        let target = Target { name: name.clone(), stored, building, nulled: BTreeMap::new() };
         self.targets.insert(table.name().to_owned(), target);
         Ok(())
     }
@@ -151,8 +186,9 @@ impl Merge<'_> {
     /// Writes a batch. If it is complete, it is durable when this returns, together with the positions that it reaches.
     ///
     /// # Errors
-    /// `Sink` if the destination cannot write or a value does not fit; `SchemaChange` if a column cannot become what it is now at the source.
-    /// Nothing of the batch is stored then, nor of the pieces before it.
+    /// `Sink` if the destination cannot write or a value does not fit; `SchemaChange` if a column cannot become what it is now at the source;
+    /// `Conflict` if somebody else has written to the destination since the last batch. Nothing of the batch is stored then, nor of the
+    /// pieces before it.
     pub fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
         if self.poisoned {
             return Err(Error::new(ErrorKind::Sink, "writing changes failed before"));
@@ -174,38 +210,47 @@ impl Merge<'_> {
         }
     }
 
-    fn begin(&mut self) -> Result<()> {
-        if !self.open {
-            self.destination.begin()?;
-            self.open = true;
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        self.destination.commit()?;
-        self.open = false;
-        Ok(())
-    }
-
     fn take(&mut self, batch: &ChangeBatch) -> Result<()> {
-        self.begin()?;
+        if !self.open {
+            begin(self.destination)?;
+            self.open = true;
+            self.require_own_checkpoints()?;
+        }
+        for change in batch.changes() {
+            if let Change::Columns { table, added } = change {
+                self.alter(table, added).map_err(|error| error.with_table(table.name()))?;
+            }
+        }
         for change in batch.changes() {
             self.apply(change).map_err(|error| error.with_table(change.table().name()))?;
         }
-        if batch.is_complete() {
-            let now = now_text();
-            for checkpoint in batch.checkpoints() {
-                let target = self.target(checkpoint.table())?.current().clone();
-                checkpoint::write(self.destination, &target, checkpoint, &now)?;
-            }
-            self.commit()?;
+        if !batch.is_complete() {
+            return Ok(());
         }
+        let now = now_text();
+        for checkpoint in batch.checkpoints() {
+            let target = target_of(&mut self.targets, checkpoint.table())?;
+            let (name, at) = (target.current(), (self.run.as_str(), now.as_str()));
+            let fence = checkpoint::write(self.destination, name, checkpoint, &target.content, &target.columns, at)?;
+            target.fence = Some(fence);
+        }
+        self.destination.commit()?;
+        self.open = false;
+        self.targets.values_mut().for_each(|target| target.written = false);
         Ok(())
     }
 
-    fn target(&self, table: &str) -> Result<&Target> {
-        self.targets.get(table).ok_or_else(|| Error::config(format!("nobody said where changes of table `{table}` go")))
+    /// Two runs that write to the same tables in turn would lose changes: each would store a position that speaks of the other's rows. The lease
+    /// keeps them apart where the operating system's locks reach; this does so everywhere else.
+    fn require_own_checkpoints(&mut self) -> Result<()> {
+        if self.targets.is_empty() {
+            return Ok(());
+        }
+        let fences = checkpoint::fences(self.destination, self.targets.values().map(Target::current))?;
+        match self.targets.values().find(|target| fences.get(&target.current().to_string()) != target.fence.as_ref()) {
+            None => Ok(()),
+            Some(target) => Err(interfered(&target.name)),
+        }
     }
 
     fn apply(&mut self, change: &Change) -> Result<()> {
@@ -222,14 +267,18 @@ impl Merge<'_> {
                 let condition = format!("{old} AND {} IS NOT TRUE", quoted(DELETED_COLUMN));
                 self.delete_where(source, &old, &condition, lsn, *at)
             }
-            Change::Columns { table, added } => self.columns(table, added),
+            Change::Columns { .. } => {
+                target_of(&mut self.targets, source)?.coming.pop_front();
+                Ok(())
+            }
             Change::CopiedAnew { .. } | Change::Ended { .. } => Ok(()),
         }
     }
 
     /// Deletes rows as chosen; `soft` leaves out those that are marked already.
     fn delete_where(&mut self, source: &str, hard: &str, soft: &str, lsn: &str, at: DateTime) -> Result<()> {
-        let name = qualified(self.target(source)?.current());
+        let target = target_of(&mut self.targets, source)?;
+        let name = qualified(target.current());
         let sql = match self.deletes {
             Deletes::Hard => format!("DELETE FROM {name} WHERE {hard}"),
             Deletes::Soft => format!(
@@ -241,38 +290,60 @@ impl Merge<'_> {
                 self.destination.timestamp_literal(at)
             ),
         };
-        self.destination.execute(&sql).map(drop)
+        target.written = true;
+        self.destination.execute(&sql)?;
+        // The statement looked at every row too.
+        target.content = checkpoint::content(self.destination, target.current())?;
+        Ok(())
     }
 
-    /// Follows a change of the table's columns. A table that is altered cannot be written to in the same transaction everywhere, so what came
-    /// before is committed first, where it is not a part of a transaction at the source; written again after a crash, it does no harm.
-    fn columns(&mut self, table: &Arc<Table>, added: &[(Column, Option<String>)]) -> Result<()> {
-        self.commit()?;
-        let target = self.target(table.name())?;
+    /// Follows a change of a table's columns, ahead of the rows of the batch.
+    fn alter(&mut self, table: &Arc<Table>, added: &[(Column, Option<String>)]) -> Result<()> {
+        let target = target_of(&mut self.targets, table.name())?;
         let name = target.current().clone();
         let stored = Arc::new(stored_table(table));
         let found = self.destination.stored_columns(&name)?.unwrap_or_default();
+        let mut steps = Vec::new();
         for column in stored.columns() {
-            // One transaction each: DuckDB 1.5 fails at the commit of some that alter a table twice. What a crash leaves is found and
-            // completed by the next run.
             let declared = self.destination.declared(column.column_type());
-            match found.iter().find(|found| found.name.to_lowercase() == column.name().to_lowercase()) {
-                None => {
-                    let default = added.iter().find(|(added, _)| added.name() == column.name());
-                    let default = default.and_then(|(_, default)| default.as_deref());
-                    in_transaction(self.destination, |destination| destination.add_column(&name, column, default))?;
+            let default = || added.iter().find(|(added, _)| added.name() == column.name()).and_then(|(_, default)| default.as_deref());
+            match find(&found, column.name()) {
+                None => steps.push(Step::Add { column, default: default() }),
+                Some(_) if target.column(column.name()).is_none() => {
+                    let message = format!(
+                        "`{}` has a new column `{}` at the source, but somebody else has added one of that name to it in the destination: \
+                         drop or rename that one",
+                        target.name,
+                        column.name()
+                    );
+                    return Err(Error::new(ErrorKind::Conflict, message).with_column(column.name()));
                 }
-                Some(found) if found.declared_type != declared => {
-                    in_transaction(self.destination, |destination| destination.change_type(&name, column, &found.declared_type))
-                        .map_err(|error| error.with_table(&name).with_column(column.name()))?;
+                Some(found) if !self.destination.takes(&found.declared_type, &declared) => {
+                    require_wider(self.destination, &target.name, column, &found.declared_type)?;
+                    steps.push(Step::Retype(column));
+                }
+                // It was dropped at the source, and stayed here with its old values.
+                Some(_) if added.iter().any(|(added, _)| added.name() == column.name()) => {
+                    steps.push(Step::Reset { column, default: default() })
                 }
                 Some(_) => {}
             }
         }
-        if let Some(target) = self.targets.get_mut(table.name()) {
-            target.stored = stored;
+        let (resets, alterations): (Vec<Step<'_>>, Vec<Step<'_>>) = steps.into_iter().partition(|step| matches!(step, Step::Reset { .. }));
+        if target.written && !alterations.is_empty() && !self.destination.alters_written_tables() {
+            remake(self.destination, &name, &found, &alterations)?;
+        } else {
+            alterations.iter().try_for_each(|step| step.take(self.destination, &name))?;
         }
-        self.begin()
+        for step in resets {
+            target.written = true;
+            step.take(self.destination, &name)?;
+        }
+        target.columns = own_columns(self.destination, &name, &stored, &target.columns)?;
+        checkpoint::write_columns(self.destination, &name, &target.columns)?;
+        target.stored = stored;
+        target.coming.push_back(added.to_vec());
+        Ok(())
     }
 
     fn rows(&mut self, changes: &TableChanges) -> Result<()> {
@@ -300,82 +371,93 @@ impl Merge<'_> {
     /// Merges complete rows.
     fn merge_run(&mut self, changes: &TableChanges, rows: std::ops::Range<usize>) -> Result<()> {
         let Reduced { puts, marks } = reduce(changes, rows, self.deletes)?;
-        let target = self.target(changes.table().name())?;
-        let (name, stored) = (target.current().clone(), Arc::clone(&target.stored));
+        let target = target_of(&mut self.targets, changes.table().name())?;
+        let (destination, deletes) = (&mut *self.destination, self.deletes);
+        target.written = true;
+        let shape = shape_of(target, changes);
         // The keys of rows to be put or removed, and those of rows to be marked, with what marks them.
-        let keys = key_batch(changes, &stored, &puts, &marks)?;
+        let keys = key_batch(changes, &shape, &puts, &marks)?;
         let key_table = TableName::new("_ingest_keys");
-        let declared: Vec<String> = keys
-            .table()
-            .columns()
-            .iter()
-            .map(|column| format!("{} {}", quoted(column.name()), self.destination.declared(column.column_type())))
-            .collect();
-        self.destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(&key_table)))?;
-        self.destination.execute(&format!("CREATE TEMP TABLE {} ({})", qualified(&key_table), declared.join(", ")))?;
-        self.destination.append(&key_table, &keys)?;
-        let key: Vec<String> = stored.primary_key().iter().map(|&index| quoted(stored.columns()[index].name())).collect();
-        let (into, from) = (qualified(&name), qualified(&key_table));
+        make_temporary(destination, &key_table, keys.table())?;
+        destination.append(&key_table, &keys)?;
+        let key: Vec<String> = shape.primary_key().iter().map(|&index| quoted(shape.columns()[index].name())).collect();
+        let (into, from) = (qualified(target.current()), qualified(&key_table));
         let is_mark = quoted(DELETED_COLUMN);
-        let removed = match self.deletes {
+        let removed = match deletes {
             Deletes::Soft => format!(" WHERE NOT {is_mark}"),
             Deletes::Hard => String::new(),
         };
         let list = key.join(", ");
         let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
-        self.destination.execute(&format!("DELETE FROM {into} WHERE {tuple} IN (SELECT {list} FROM {from}{removed})"))?;
-        if self.deletes == Deletes::Soft && !marks.is_empty() {
+        let is_marking = deletes == Deletes::Soft && !marks.is_empty();
+        // How many of the rows concerned are marked already; without such rows in the table there is nothing to ask.
+        let (mut gone_again, mut marked_again) = (0, 0);
+        if target.content.deleted > 0 {
+            let among =
+                |which: &str| format!("SELECT count(*) FROM {into} WHERE {is_mark} AND {tuple} IN (SELECT {list} FROM {from}{which})");
+            gone_again = count(destination, &among(&removed))?;
+            if is_marking {
+                marked_again = count(destination, &among(&format!(" WHERE {is_mark}")))?;
+            }
+        }
+        let gone = destination.execute(&format!("DELETE FROM {into} WHERE {tuple} IN (SELECT {list} FROM {from}{removed})"))?;
+        target.content.remove(gone, gone_again);
+        if is_marking {
             let set: Vec<String> =
                 [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = marks.{0}", quoted(column))).collect();
             let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = marks.{column}")).collect();
             let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
-            self.destination.execute(&sql)?;
+            let marked = destination.execute(&sql)?;
+            target.content.mark(marked, marked_again);
         }
+        let is_live = |put: &&Put| changes.ops()[put.last] != Op::Delete;
+        let live = puts.iter().filter(is_live).count() as u64;
+        let last = puts.iter().filter(is_live).map(|put| put.last).max().map(|last| changes.lsn(last));
+        target.content.add(live, puts.len() as u64 - live, last);
         // In parts, because each part is a copy of its rows.
         for part in puts.chunks(PART_ROWS) {
-            let batch = changes.to_stored(&stored, part)?;
-            let nulled = self.destination.append(&name, &batch)?;
-            self.count_nulled(changes.table().name(), &stored, &nulled);
+            let batch = changes.to_stored(&shape, part)?;
+            let nulled = if fits(destination, target, &shape) {
+                destination.append(target.current(), &batch)?
+            } else {
+                append_converted(destination, target, &batch)?
+            };
+            count_nulled(target, &shape, &nulled);
         }
         Ok(())
     }
 
     /// Updates one row by the columns that came.
     fn update_part(&mut self, changes: &TableChanges, row: usize) -> Result<()> {
-        let target = self.target(changes.table().name())?;
-        let (name, stored) = (target.current().clone(), Arc::clone(&target.stored));
+        let target = target_of(&mut self.targets, changes.table().name())?;
+        let destination = &mut *self.destination;
+        target.written = true;
+        let (name, shape) = (target.current().clone(), shape_of(target, changes));
         let part = TableName::new("_ingest_part");
-        let declared: Vec<String> = stored
-            .columns()
-            .iter()
-            .map(|column| format!("{} {}", quoted(column.name()), self.destination.declared(column.column_type())))
-            .collect();
-        self.destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(&part)))?;
-        self.destination.execute(&format!("CREATE TEMP TABLE {} ({})", qualified(&part), declared.join(", ")))?;
-        let batch = changes.to_stored(&stored, &[Put { image: row, last: row }])?;
-        let nulled = self.destination.append(&part, &batch)?;
+        make_temporary(destination, &part, &shape)?;
+        let batch = changes.to_stored(&shape, &[Put { image: row, last: row }])?;
+        let nulled = destination.append(&part, &batch)?;
         let absent = changes.absent(row);
-        let is_key = |index: &usize| stored.primary_key().contains(index);
-        let present = (0..stored.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
-        let set: Vec<String> = present.map(|index| format!("{0} = part.{0}", quoted(stored.columns()[index].name()))).collect();
+        let is_key = |index: &usize| shape.primary_key().contains(index);
+        let present = (0..shape.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
+        let set: Vec<String> = present.map(|index| format!("{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
         let into = qualified(&name);
         let same: Vec<String> =
-            stored.primary_key().iter().map(|&index| format!("{into}.{0} = part.{0}", quoted(stored.columns()[index].name()))).collect();
-        let sql = format!("UPDATE {into} SET {} FROM {} AS part WHERE {}", set.join(", "), qualified(&part), same.join(" AND "));
-        if self.destination.execute(&sql)? == 0 {
+            shape.primary_key().iter().map(|&index| format!("{into}.{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
+        let (from, same) = (format!("{} AS part", qualified(&part)), same.join(" AND "));
+        let deleted = quoted(DELETED_COLUMN);
+        let revived = match target.content.deleted {
+            0 => 0,
+            _ => count(destination, &format!("SELECT count(*) FROM {into}, {from} WHERE {same} AND {into}.{deleted}"))?,
+        };
+        if destination.execute(&format!("UPDATE {into} SET {} FROM {from} WHERE {same}", set.join(", ")))? == 0 {
             let message = format!("a row of `{name}` changed in part, but is not in the destination: rebuild it with full_refresh");
             return Err(Error::new(ErrorKind::Conflict, message).with_table(&name));
         }
-        self.count_nulled(changes.table().name(), &stored, &nulled);
+        target.content.remove(revived, revived);
+        target.content.add(revived, 0, Some(changes.lsn(row)));
+        count_nulled(target, &shape, &nulled);
         Ok(())
-    }
-
-    fn count_nulled(&mut self, source: &str, stored: &Table, nulled: &Nulled) {
-        if let Some(target) = self.targets.get_mut(source) {
-            for (column, count) in nulled.iter() {
-                *target.nulled.entry(stored.columns()[column].name().to_owned()).or_default() += count;
-            }
-        }
     }
 
     /// Dates of a table that became NULL, by column.
@@ -386,15 +468,26 @@ impl Merge<'_> {
     /// Puts tables that were built anew in the place of the old ones, all in one transaction with their checkpoints.
     ///
     /// # Errors
-    /// `Sink` if the destination cannot write; the old tables are then as they were.
+    /// `Sink` if the destination cannot write, and `Conflict` if somebody else has written to the new tables; the old tables are then as they
+    /// were.
     pub fn finish_rebuild(&mut self) -> Result<()> {
         let finished: Vec<(TableName, TableName)> =
             self.targets.values().filter_map(|target| Some((target.building.clone()?, target.name.clone()))).collect();
         if finished.is_empty() {
             return Ok(());
         }
+        if self.poisoned || self.open {
+            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
+        }
+        let fences: BTreeMap<String, Option<Fence>> =
+            self.targets.values().map(|target| (target.current().to_string(), target.fence.clone())).collect();
         in_transaction(self.destination, |destination| {
+            let found = checkpoint::fences(destination, finished.iter().map(|(building, _)| building))?;
             for (building, name) in &finished {
+                let own = fences.get(&building.to_string()).and_then(Option::as_ref);
+                if found.get(&building.to_string()) != own {
+                    return Err(interfered(building));
+                }
                 destination.drop_if_exists(name)?;
                 destination.rename(building, name.name())?;
                 checkpoint::rename(destination, building, name)?;
@@ -420,127 +513,200 @@ impl std::fmt::Debug for Merge<'_> {
     }
 }
 
+fn target_of<'a>(targets: &'a mut BTreeMap<String, Target>, table: &str) -> Result<&'a mut Target> {
+    targets.get_mut(table).ok_or_else(|| Error::config(format!("nobody said where changes of table `{table}` go")))
+}
+
+fn interfered(name: &TableName) -> Error {
+    let message = format!(
+        "somebody else has changed the position of `{name}` in `{}` since this run has read or written it: nothing was written since; \
+         let one run write at a time",
+        checkpoint::CHECKPOINT_TABLE
+    );
+    Error::new(ErrorKind::Conflict, message).with_table(name)
+}
+
+/// Makes a table that is not there.
+fn make(destination: &mut dyn Destination, name: &TableName, stored: &Arc<Table>) -> Result<Target> {
+    checkpoint::remove(destination, name)?;
+    let with_key = destination.wants_key();
+    destination.create(name, stored, with_key)?;
+    let columns = own_columns(destination, name, stored, &[])?;
+    Ok(Target::new(name, Arc::clone(stored), columns))
+}
+
+/// Takes on a table that is there.
+fn adopt(
+    destination: &mut dyn Destination,
+    name: &TableName,
+    stored: &Arc<Table>,
+    found: &[StoredColumn],
+    known: Option<Known>,
+) -> Result<Target> {
+    let fence = checkpoint::fences(destination, [name].into_iter())?.remove(&name.to_string());
+    let known = match known {
+        Some(known) if known.fence != fence => return Err(interfered(name)),
+        Some(known) => known,
+        None => Known { fence: None, content: checkpoint::content(destination, name)?, columns: None },
+    };
+    for column in stored.columns() {
+        let declared = destination.declared(column.column_type());
+        match find(found, column.name()) {
+            Some(found) if destination.takes(&found.declared_type, &declared) => {}
+            Some(found) => {
+                require_wider(destination, name, column, &found.declared_type)?;
+                Step::Retype(column).take(destination, name)?;
+            }
+            None => {
+                let is_ours = bookkeeping_columns().iter().any(|ours| ours.name() == column.name());
+                let what = if is_ours {
+                    "which change capture keeps for its own".to_owned()
+                } else {
+                    format!("which is {} at the source", column.column_type())
+                };
+                let message =
+                    format!("`{name}` in the destination has no column `{}`, {what}: rebuild it with full_refresh", column.name());
+                return Err(Error::new(ErrorKind::Conflict, message).with_column(column.name()));
+            }
+        }
+    }
+    // A table that no run has recorded the columns of is taken to have been made by one altogether.
+    let before = known.columns.as_deref().unwrap_or(found);
+    let columns = own_columns(destination, name, stored, before)?;
+    if known.columns.as_ref() != Some(&columns) {
+        checkpoint::write_columns(destination, name, &columns)?;
+    }
+    let target = Target::new(name, Arc::clone(stored), columns);
+    Ok(Target { content: known.content, fence, ..target })
+}
+
+/// The columns of a table, as they are stored now, that are of the source or were made by a run before.
+fn own_columns(destination: &mut dyn Destination, name: &TableName, stored: &Table, before: &[StoredColumn]) -> Result<Vec<StoredColumn>> {
+    let mut columns = destination.stored_columns(name)?.unwrap_or_default();
+    columns.retain(|column| find(before, &column.name).is_some() || stored.column_index(&column.name).is_some());
+    Ok(columns)
+}
+
+/// Refuses a column whose stored values might not survive the type that it has at the source now.
+fn require_wider(destination: &dyn Destination, name: &TableName, column: &Column, stored: &str) -> Result<()> {
+    let declared = destination.declared(column.column_type());
+    if destination.widens(stored, &declared) {
+        return Ok(());
+    }
+    let message = format!(
+        "column `{name}.{}` is {stored} in the destination, but {} ({declared}) at the source now: rebuild the table with full_refresh",
+        column.name(),
+        column.column_type()
+    );
+    Err(Error::new(ErrorKind::SchemaChange, message).with_column(column.name()))
+}
+
+/// A change to a table in the destination.
+enum Step<'a> {
+    Add { column: &'a Column, default: Option<&'a str> },
+    Retype(&'a Column),
+    Reset { column: &'a Column, default: Option<&'a str> },
+}
+
+impl Step<'_> {
+    fn take(&self, destination: &mut dyn Destination, name: &TableName) -> Result<()> {
+        let (column, result) = match self {
+            Self::Add { column, default } => (column, destination.add_column(name, column, *default)),
+            Self::Retype(column) => (column, destination.change_type(name, column)),
+            Self::Reset { column, default } => {
+                let value =
+                    default.map_or_else(|| Ok("NULL".to_owned()), |default| destination.default_literal(column.column_type(), default))?;
+                let sql = format!("UPDATE {} SET {} = {value}", qualified(name), quoted(column.name()));
+                (column, destination.execute(&sql).map(drop))
+            }
+        };
+        result.map_err(|error| error.with_column(column.name()))
+    }
+}
+
+/// Changes a table by way of another: for a destination that cannot alter one whose rows the open transaction has changed. It is a copy of the
+/// whole table, but rare: only a transaction that comes in pieces has written rows before the columns of the batch are looked at.
+fn remake(destination: &mut dyn Destination, name: &TableName, found: &[StoredColumn], steps: &[Step<'_>]) -> Result<()> {
+    let new = name.sibling(format!("_ingest_altered_{}", name.name()));
+    let columns: Vec<String> = found.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
+    destination.execute(&format!("CREATE TABLE {} ({})", qualified(&new), columns.join(", ")))?;
+    // Without rows it is altered like one with them.
+    steps.iter().try_for_each(|step| step.take(destination, &new))?;
+    let mut names: Vec<String> = found.iter().map(|column| quoted(&column.name)).collect();
+    let mut values = names.clone();
+    for step in steps {
+        if let Step::Add { column, default: Some(default) } = step {
+            names.push(quoted(column.name()));
+            values.push(destination.default_literal(column.column_type(), default)?);
+        }
+    }
+    let (into, from) = (qualified(&new), qualified(name));
+    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", ")))?;
+    destination.drop_if_exists(name)?;
+    destination.rename(&new, name.name())
+}
+
+/// The form in which rows come: that of the table as it is, or as it was before the columns that are still to come.
+fn shape_of(target: &Target, changes: &TableChanges) -> Arc<Table> {
+    match target.coming.is_empty() {
+        true => Arc::clone(&target.stored),
+        false => Arc::new(stored_table(changes.table())),
+    }
+}
+
+/// Whether rows of this form can be appended as they are.
+fn fits(destination: &dyn Destination, target: &Target, shape: &Table) -> bool {
+    let same = |column: &Column| {
+        target.column(column.name()).is_some_and(|found| found.declared_type == destination.declared(column.column_type()))
+    };
+    target.coming.is_empty() && shape.columns().iter().all(same)
+}
+
+/// Appends rows whose types are narrower than the stored ones, or that come from before a column was added and so get what rows of their age
+/// have in it.
+fn append_converted(destination: &mut dyn Destination, target: &Target, batch: &crate::batch::Batch) -> Result<Nulled> {
+    let rows = TableName::new("_ingest_rows");
+    make_temporary(destination, &rows, batch.table())?;
+    let nulled = destination.append(&rows, batch)?;
+    let mut names: Vec<String> = batch.table().columns().iter().map(|column| quoted(column.name())).collect();
+    let mut values = names.clone();
+    for (column, default) in target.coming.iter().flatten() {
+        if let Some(default) = default {
+            names.push(quoted(column.name()));
+            values.push(destination.default_literal(column.column_type(), default)?);
+        }
+    }
+    let (into, from) = (qualified(target.current()), qualified(&rows));
+    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", ")))?;
+    Ok(nulled)
+}
+
+/// Makes a temporary table anew.
+fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
+    let columns: Vec<String> =
+        table.columns().iter().map(|column| format!("{} {}", quoted(column.name()), destination.declared(column.column_type()))).collect();
+    destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
+    destination.execute(&format!("CREATE TEMP TABLE {} ({})", qualified(name), columns.join(", "))).map(drop)
+}
+
+fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {
+    let cell = destination.query_text(sql)?.into_iter().flatten().next().flatten();
+    cell.and_then(|cell| cell.parse().ok()).ok_or_else(|| Error::new(ErrorKind::Sink, "a count is not a number"))
+}
+
+fn count_nulled(target: &mut Target, stored: &Table, nulled: &Nulled) {
+    for (column, count) in nulled.iter() {
+        *target.nulled.entry(stored.columns()[column].name().to_owned()).or_default() += count;
+    }
+}
+
 fn now_text() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
     let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
     micros.and_then(DateTime::from_unix_micros).map(|now| now.text(6)).unwrap_or_default()
 }
 
-/// A row to be stored: the image of one change, and the position, time and deletion of the key's last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Put {
-    pub(crate) image: usize,
-    pub(crate) last: usize,
-}
-
-struct Reduced {
-    puts: Vec<Put>,
-    /// Deletes of keys that no image came for.
-    marks: Vec<usize>,
-}
-
-/// What a key has come to within a batch.
-struct Outcome {
-    image: Option<usize>,
-    last: usize,
-}
-
-/// Leaves the last change of each key.
-fn reduce(changes: &TableChanges, rows: std::ops::Range<usize>, deletes: Deletes) -> Result<Reduced> {
-    let key: Vec<&ColumnData> = changes.table().primary_key().iter().map(|&index| &changes.rows().columns()[index]).collect();
-    let hasher = RandomState::new();
-    let mut outcomes: Vec<Outcome> = Vec::with_capacity(rows.len());
-    // By the hash of the key; the rare others with the same hash stand in the same list.
-    let mut index: HashMap<u64, Vec<u32>> = HashMap::with_capacity(rows.len());
-    let mut text = Vec::with_capacity(64);
-    for row in rows {
-        text.clear();
-        for column in &key {
-            push_key(&mut text, column, row)?;
-        }
-        let found = index.entry(hasher.hash_one(&text)).or_default();
-        let same = |&&at: &&u32| key.iter().all(|column| same_value(column, outcomes[at as usize].last, row));
-        let image = (changes.ops()[row] != Op::Delete).then_some(row);
-        match found.iter().find(same).copied() {
-            Some(at) => {
-                let outcome = &mut outcomes[at as usize];
-                // A deleted row keeps its last image, so that a soft delete leaves what was there.
-                outcome.image = image.or(outcome.image);
-                outcome.last = row;
-            }
-            None => {
-                let at = u32::try_from(outcomes.len()).map_err(|_| Error::new(ErrorKind::Limit, "a batch has more than 2^32 rows"))?;
-                found.push(at);
-                outcomes.push(Outcome { image, last: row });
-            }
-        }
-    }
-    let mut reduced = Reduced { puts: Vec::with_capacity(outcomes.len()), marks: Vec::new() };
-    for Outcome { image, last } in outcomes {
-        let deleted = changes.ops()[last] == Op::Delete;
-        match image {
-            Some(image) if !deleted || deletes == Deletes::Soft => reduced.puts.push(Put { image, last }),
-            _ => reduced.marks.push(last),
-        }
-    }
-    Ok(reduced)
-}
-
-fn push_key(text: &mut Vec<u8>, column: &ColumnData, row: usize) -> Result<()> {
-    match column.values() {
-        Values::Int(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::UInt(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::Time(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::Float(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::Double(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::DateTime(values) => text.extend_from_slice(values[row].text(6).as_bytes()),
-        Values::Text(values) | Values::Bytes(values) => {
-            let value = values.get(row);
-            text.extend_from_slice(&value.len().to_le_bytes());
-            text.extend_from_slice(value);
-        }
-    }
-    if column.is_valid(row) { Ok(()) } else { Err(Error::protocol("a change has NULL in its primary key")) }
-}
-
-fn same_value(column: &ColumnData, one: usize, other: usize) -> bool {
-    match column.values() {
-        Values::Int(values) | Values::Time(values) => values[one] == values[other],
-        Values::UInt(values) => values[one] == values[other],
-        Values::Float(values) => values[one].to_bits() == values[other].to_bits(),
-        Values::Double(values) => values[one].to_bits() == values[other].to_bits(),
-        Values::DateTime(values) => values[one] == values[other],
-        Values::Text(values) | Values::Bytes(values) => values.get(one) == values.get(other),
-    }
-}
-
-/// The keys that a merge concerns, with the bookkeeping of those that are marked as deleted.
-fn key_batch(changes: &TableChanges, stored: &Table, puts: &[Put], marks: &[usize]) -> Result<Batch> {
-    let key = changes.table().primary_key();
-    let columns: Vec<Column> = key.iter().map(|&index| stored.columns()[index].clone()).chain(bookkeeping_columns()).collect();
-    let mut batch = Batch::new(Arc::new(Table::new("_ingest_keys", columns)));
-    let width = key.len();
-    let rows = puts.iter().map(|put| (put.image, false)).chain(marks.iter().map(|&row| (row, true)));
-    for (row, is_mark) in rows {
-        batch.push_row(|columns| {
-            for (into, &index) in columns.iter_mut().zip(key) {
-                into.push_from(&changes.rows().columns()[index], row)?;
-            }
-            match &mut columns[width..] {
-                [lsn, deleted, at] => {
-                    deleted.push_int(i64::from(is_mark))?;
-                    if is_mark {
-                        lsn.push_text(&changes.lsn(row))?;
-                        at.push_datetime(changes.committed_at(row))
-                    } else {
-                        lsn.push_null();
-                        at.push_null();
-                        Ok(())
-                    }
-                }
-                _ => Err(Error::protocol("a batch of keys has the wrong columns")),
-            }
-        })?;
-    }
-    Ok(batch)
+/// A name that no other run has: the moment, the process, and a random number.
+fn run_name() -> String {
+    format!("{} {} {:016x}", now_text(), std::process::id(), RandomState::new().hash_one(0))
 }

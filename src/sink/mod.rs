@@ -17,7 +17,11 @@
 //! see them nevertheless.
 //!
 //! **Tables.** `declared` is the type in which a destination stores a column, spelled as `stored_columns` returns it, so that the two can be
-//! compared as text. `create`, `add_column`, `drop_if_exists` and `rename` belong to the open transaction like rows do.
+//! compared as text. `create`, `add_column`, `change_type`, `drop_if_exists` and `rename` belong to the open transaction like rows do. A table
+//! that was altered can be written to in the same transaction; whether one that was written to can be altered, `alters_written_tables` says.
+//!
+//! **One at a time.** An open [`Sink`] holds the lease of its file (`lease`), so that a second run is refused before it reads a position. Change
+//! capture compares the checkpoints with what it last knew of them in every transaction, for places where locks do not reach.
 //!
 //! **Loads.** [`Sink::replace`] and [`Sink::append`] bring whole tables. Rows become visible all at once, in [`Load::commit`]; a load that is
 //! dropped, or whose process is killed, leaves the table as it was. A replacing load fills a staging table beside the old
@@ -26,18 +30,25 @@
 
 #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 pub(crate) mod checkpoint;
+#[cfg(test)]
+#[cfg(all(unix, any(feature = "sqlite", feature = "duckdb")))]
+mod crash;
 #[cfg(feature = "duckdb")]
 mod duckdb;
+mod lease;
 #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod merge;
+#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
+mod reduce;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use self::merge::Put;
 pub use self::merge::{Deletes, Merge};
+pub(crate) use self::reduce::Put;
 
 use crate::batch::Batch;
 use crate::options::SinkOptions;
@@ -101,17 +112,25 @@ pub(crate) trait Destination: Send {
     /// `Unsupported` if there is no such literal.
     fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String>;
 
-    /// Gives a column the type that it has now at the source.
-    ///
-    /// # Errors
-    /// `SchemaChange` if stored values might not survive it.
-    fn change_type(&mut self, name: &TableName, column: &Column, stored: &str) -> Result<()> {
-        let message = format!(
-            "column `{name}.{}` is {stored} in the destination, but is {} at the source now: rebuild the table with full_refresh",
-            column.name(),
-            column.column_type()
-        );
-        Err(Error::new(ErrorKind::SchemaChange, message))
+    /// Whether a column of type `stored` holds every value of `declared` as it is.
+    fn takes(&self, stored: &str, declared: &str) -> bool {
+        stored == declared
+    }
+
+    /// Whether a column of type `stored` can become one of `declared` with all its values.
+    fn widens(&self, _stored: &str, _declared: &str) -> bool {
+        false
+    }
+
+    /// Gives a column the type that it has now at the source, which is a wider one.
+    fn change_type(&mut self, name: &TableName, column: &Column) -> Result<()> {
+        let declared = self.declared(column.column_type());
+        self.execute(&format!("ALTER TABLE {} ALTER COLUMN {} TYPE {declared}", qualified(name), quoted(column.name()))).map(drop)
+    }
+
+    /// Whether a table can be altered in a transaction that has changed its rows.
+    fn alters_written_tables(&self) -> bool {
+        true
     }
 
     /// Makes a table with the columns of `table`; `with_key` also declares its primary key.
@@ -211,16 +230,24 @@ pub(crate) fn staging_name(table: &TableName) -> TableName {
 }
 
 /// A DuckDB or SQLite database that rows are written to.
+///
+/// While it is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
+/// `shop.db-ingest`, sees to that. Whoever only reads the database is not concerned. The lock ends with the process, whatever ends that.
 pub struct Sink {
     destination: Box<dyn Destination>,
+    /// What was found of the tables whose positions were read, for the merge that follows.
+    #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
+    known: BTreeMap<TableName, checkpoint::Known>,
+    // Given back after the database is closed.
+    _lease: Option<lease::Lease>,
 }
 
 impl Sink {
     /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`. The file is made if it is not there.
     ///
     /// # Errors
-    /// `Config` for the URI itself; `Unsupported` if the crate was built without this kind of destination; `Sink` if the file cannot be
-    /// opened for writing, with the reason: no such folder, locked by another process, read-only, not a database.
+    /// `Config` for the URI itself; `Unsupported` if the crate was built without this kind of destination; `Conflict` if another run has the file
+    /// open; `Sink` if it cannot be opened for writing, with the reason: no such folder, locked by another process, read-only, not a database.
     pub fn open(uri: &str) -> Result<Self> {
         Self::open_with(&SinkOptions::from_uri(uri)?)
     }
@@ -231,17 +258,30 @@ impl Sink {
     /// As [`Sink::open`].
     pub fn open_with(options: &SinkOptions) -> Result<Self> {
         options.check()?;
+        let (kind, path) = match options {
+            SinkOptions::DuckDb(options) => ("DuckDB", options.path()),
+            SinkOptions::Sqlite(options) => ("SQLite", options.path()),
+        };
+        let is_built = match options {
+            SinkOptions::DuckDb(_) => cfg!(feature = "duckdb"),
+            SinkOptions::Sqlite(_) => cfg!(feature = "sqlite"),
+        };
+        if !is_built {
+            return Err(Error::new(ErrorKind::Unsupported, format!("built without the feature `{}`", kind.to_lowercase())));
+        }
+        // A database in memory is nobody else's.
+        let in_memory = path == Path::new(":memory:");
+        let path = if in_memory { path.to_owned() } else { lease::resolve(kind, path)? };
+        let lease = if in_memory { None } else { Some(lease::Lease::take(&path)?) };
         let destination: Box<dyn Destination> = match options {
             #[cfg(feature = "duckdb")]
-            SinkOptions::DuckDb(options) => Box::new(duckdb::DuckDb::open(options)?),
-            #[cfg(not(feature = "duckdb"))]
-            SinkOptions::DuckDb(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `duckdb`")),
+            SinkOptions::DuckDb(options) => Box::new(duckdb::DuckDb::open(options, &path)?),
             #[cfg(feature = "sqlite")]
-            SinkOptions::Sqlite(options) => Box::new(sqlite::Sqlite::open(options)?),
-            #[cfg(not(feature = "sqlite"))]
-            SinkOptions::Sqlite(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `sqlite`")),
+            SinkOptions::Sqlite(options) => Box::new(sqlite::Sqlite::open(options, &path)?),
+            #[cfg(not(all(feature = "duckdb", feature = "sqlite")))]
+            _ => return Err(Error::new(ErrorKind::Unsupported, "built without this kind of destination")),
         };
-        Ok(Self { destination })
+        Ok(Self { destination, known: BTreeMap::new(), _lease: lease })
     }
 
     /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].
@@ -259,7 +299,7 @@ impl Sink {
     pub fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
         let staging = staging_name(name);
         let destination = &mut *self.destination;
-        destination.begin()?;
+        begin(destination)?;
         let mut load = Load::new(destination, name, table, Some(staging.clone()));
         load.attempt(|load| {
             load.destination.create_schema(name)?;
@@ -267,7 +307,7 @@ impl Sink {
             load.destination.create(&staging, table, false)?;
             if load.destination.rows_per_part().is_some() {
                 load.destination.commit()?;
-                load.destination.begin()?;
+                begin(load.destination)?;
             }
             Ok(())
         })?;
@@ -280,7 +320,7 @@ impl Sink {
     /// `Conflict` if the table lacks a column or has one of another type: nothing was written. `Sink` if the destination cannot write.
     pub fn append(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
         let destination = &mut *self.destination;
-        destination.begin()?;
+        begin(destination)?;
         let mut load = Load::new(destination, name, table, None);
         load.attempt(|load| {
             load.destination.create_schema(name)?;
@@ -291,17 +331,23 @@ impl Sink {
         })?;
         Ok(load)
     }
-
-    #[allow(dead_code)]
-    pub(crate) fn destination(&mut self) -> &mut dyn Destination {
-        &mut *self.destination
-    }
 }
 
 impl std::fmt::Debug for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sink").finish_non_exhaustive()
     }
+}
+
+/// Opens a transaction. One that opened and was reported as failed would be in the way of the next.
+fn begin(destination: &mut dyn Destination) -> Result<()> {
+    let result = destination.begin();
+    if result.is_err()
+        && let Err(error) = destination.rollback()
+    {
+        log::warn!("a transaction that could not be begun could not be rolled back: {error:#}");
+    }
+    result
 }
 
 /// Refuses a stored table that cannot take the rows of `table`.
@@ -401,7 +447,7 @@ impl<'a> Load<'a> {
             && self.uncommitted >= part
         {
             self.destination.commit()?;
-            self.destination.begin()?;
+            begin(&mut *self.destination)?;
             self.uncommitted = 0;
         }
         Ok(())
@@ -416,7 +462,7 @@ impl<'a> Load<'a> {
             if let Some(staging) = load.staging.clone() {
                 if load.destination.rows_per_part().is_some() {
                     load.destination.commit()?;
-                    load.destination.begin()?;
+                    begin(load.destination)?;
                 }
                 load.destination.drop_if_exists(&load.target)?;
                 load.destination.rename(&staging, load.target.name())?;
@@ -455,7 +501,7 @@ impl Drop for Load<'_> {
             if let Some(staging) = load.staging.clone()
                 && load.destination.rows_per_part().is_some()
             {
-                load.destination.begin()?;
+                begin(load.destination)?;
                 load.destination.drop_if_exists(&staging)?;
                 load.destination.commit()?;
             }

@@ -3,6 +3,8 @@
 //! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text, dates and times are text
 //! as MySQL prints them, which sorts like the moments do. The one loss: SQLite stores a floating-point zero without its sign.
 
+use std::path::Path;
+
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
@@ -20,9 +22,9 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) fn open(options: &SqliteOptions) -> Result<Self> {
-        let path = options.path();
-        let attempted = format!("the SQLite file `{}` cannot be opened", path.display());
+    /// Opens the file at `path`, which is where the options' path leads.
+    pub(super) fn open(options: &SqliteOptions, path: &Path) -> Result<Self> {
+        let attempted = format!("the SQLite file `{}` cannot be opened", options.path().display());
         // Without URI names: a path may hold a question mark.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|cause| sqlite_error(cause, &attempted))?;
@@ -30,8 +32,9 @@ impl Sqlite {
         // A view on a table must not keep the table from being replaced. A journal of up to a gigabyte would be kept after a load.
         let pragmas = "PRAGMA legacy_alter_table = ON; PRAGMA journal_size_limit = 16777216; PRAGMA foreign_keys = OFF;";
         connection.execute_batch(pragmas).map_err(|cause| sqlite_error(cause, &attempted))?;
-        // The file is not looked at before the first statement.
+        // The file is not looked at before the first statement, and one that may not be written to is opened for reading.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(|cause| sqlite_error(cause, &attempted))?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|cause| sqlite_error(cause, &attempted))?;
         // One table is loaded at a time, and its rows come in no useful order: a small cache does.
         connection.execute_batch("PRAGMA cache_size = -32768").map_err(|cause| sqlite_error(cause, &attempted))?;
         Ok(Self { connection, zero_dates: ZeroDates::default() })

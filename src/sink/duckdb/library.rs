@@ -34,6 +34,8 @@ pub(super) enum FailureKind {
     Memory,
     /// A constraint or a conversion: the message may quote a value.
     Value,
+    /// A name that stands for nothing.
+    Missing,
     /// Anything else.
     Other,
 }
@@ -49,8 +51,8 @@ impl Failure {
         let kind = match error_type {
             duckdb_error_type_DUCKDB_ERROR_IO | duckdb_error_type_DUCKDB_ERROR_PERMISSION => FailureKind::File,
             duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => FailureKind::Memory,
-            duckdb_error_type_DUCKDB_ERROR_CATALOG
-            | duckdb_error_type_DUCKDB_ERROR_PARSER
+            duckdb_error_type_DUCKDB_ERROR_CATALOG => FailureKind::Missing,
+            duckdb_error_type_DUCKDB_ERROR_PARSER
             | duckdb_error_type_DUCKDB_ERROR_TRANSACTION
             | duckdb_error_type_DUCKDB_ERROR_CONNECTION
             | duckdb_error_type_DUCKDB_ERROR_INTERRUPT => FailureKind::Other,

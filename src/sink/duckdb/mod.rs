@@ -3,6 +3,8 @@
 mod library;
 mod write;
 
+use std::path::Path;
+
 use self::library::{Appender, Connection, Failure, FailureKind};
 use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
@@ -21,6 +23,9 @@ const ROW_GROUP: usize = 122_880;
 pub(super) struct DuckDb {
     appender: Option<Open>,
     connection: Connection,
+    /// What DuckDB calls the database, and the schema of tables that are named without one.
+    database: String,
+    schema: String,
     has_json: bool,
     zero_dates: ZeroDates,
 }
@@ -33,9 +38,9 @@ struct Open {
 }
 
 impl DuckDb {
-    pub(super) fn open(options: &DuckDbOptions) -> Result<Self> {
-        let path = options.path();
-        let shown = path.display();
+    /// Opens the file at `path`, which is where the options' path leads.
+    pub(super) fn open(options: &DuckDbOptions, path: &Path) -> Result<Self> {
+        let shown = options.path().display();
         let name = path.to_str().ok_or_else(|| Error::config(format!("the path of the DuckDB file is not UTF-8: `{shown}`")))?;
         let mut settings = vec![
             ("memory_limit", format!("{}B", options.memory_limit_bytes().unwrap_or(MEMORY_LIMIT))),
@@ -47,9 +52,7 @@ impl DuckDb {
             settings.push(("threads", threads.to_string()));
         }
         let connection = Connection::open(name, &settings).map_err(|failure| {
-            let missing = path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
-            let reason = match &failure.message {
-                _ if missing => ": its folder does not exist",
+            let reason = match failure.message.as_str() {
                 text if text.contains("Conflicting lock") || text.contains("being used by another process") => {
                     ": another process holds it open"
                 }
@@ -59,10 +62,13 @@ impl DuckDb {
             };
             Error::new(ErrorKind::Sink, format!("the DuckDB file `{shown}` cannot be opened{reason}")).with_cause(failure.message)
         })?;
-        let mut database = Self { appender: None, connection, has_json: false, zero_dates: ZeroDates::default() };
-        let json = database.query_text("SELECT 1 FROM duckdb_extensions() WHERE extension_name = 'json' AND loaded")?;
-        database.has_json = !json.is_empty();
-        Ok(database)
+        let about = "SELECT current_database(), current_schema(), \
+                     (SELECT count(*) FROM duckdb_extensions() WHERE extension_name = 'json' AND loaded)";
+        let about = connection.query_text(about).map_err(|failure| duckdb_error(failure, "the DuckDB file cannot be read"))?;
+        let mut cells = about.into_iter().flatten().map(Option::unwrap_or_default);
+        let mut next = || cells.next().unwrap_or_default();
+        let (database, schema, has_json) = (next(), next(), next() == "1");
+        Ok(Self { appender: None, connection, database, schema, has_json, zero_dates: ZeroDates::default() })
     }
 
     /// Makes sure that statements see what was appended.
@@ -71,6 +77,24 @@ impl DuckDb {
             Some(open) => open.appender.flush().map_err(|failure| duckdb_error(failure, "rows cannot be written")),
             None => Ok(()),
         }
+    }
+
+    /// A default as a string that DuckDB reads as the column's type. With an expression in its place, even a cast, DuckDB 1.5 fails to commit when
+    /// the table is altered once more and then written to.
+    fn default_text(&self, column_type: &ColumnType, text: &str) -> Result<String> {
+        Ok(match column_type {
+            ColumnType::Bit { width } => {
+                let width = usize::from(*width);
+                format!("'{:0width$b}'", bit_default(text)?)
+            }
+            ColumnType::Binary { .. } => {
+                let digits = binary_default(text);
+                let bytes: Vec<String> = digits.as_bytes().chunks(2).map(|byte| format!("\\x{}", String::from_utf8_lossy(byte))).collect();
+                literal(&bytes.concat())
+            }
+            ColumnType::Timestamp { .. } if self.declared(column_type) != "VARCHAR" => literal(&format!("{text}+00")),
+            _ => literal(text),
+        })
     }
 
     fn run(&mut self, sql: &str, attempted: &str) -> Result<u64> {
@@ -134,21 +158,16 @@ impl Destination for DuckDb {
     }
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
-        let schema = table.schema().map_or_else(|| "current_schema()".to_owned(), literal);
-        let sql = format!(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() \
-             AND lower(schema_name) = lower({schema}) AND lower(table_name) = lower({}) ORDER BY column_index",
-            literal(table.name())
-        );
-        let rows = self.query_text(&sql)?;
-        let columns: Vec<StoredColumn> = rows
-            .into_iter()
-            .map(|row| {
-                let mut cells = row.into_iter().map(Option::unwrap_or_default);
-                StoredColumn { name: cells.next().unwrap_or_default(), declared_type: cells.next().unwrap_or_default() }
-            })
-            .collect();
-        Ok((!columns.is_empty()).then_some(columns))
+        self.flush()?;
+        // With the database's name, since DuckDB has views of its own that go by a name alone. Looking a table up among all columns of the
+        // database would take ten times as long.
+        let schema = table.schema().unwrap_or(&self.schema);
+        let sql = format!("DESCRIBE {}.{}.{}", quoted(&self.database), quoted(schema), quoted(table.name()));
+        match self.connection.query_text(&sql) {
+            Ok(rows) => Ok(Some(rows.into_iter().map(stored_column).collect())),
+            Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
+            Err(failure) => Err(duckdb_error(failure, "a table's columns cannot be read").with_table(table)),
+        }
     }
 
     fn declared(&self, column_type: &ColumnType) -> String {
@@ -196,37 +215,33 @@ impl Destination for DuckDb {
     }
 
     fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
-        let declared = self.declared(column_type);
-        Ok(match column_type {
-            ColumnType::Bit { width } => {
-                let width = usize::from(*width);
-                format!("CAST('{:0width$b}' AS BIT)", bit_default(text)?)
-            }
-            ColumnType::Binary { .. } => format!("unhex({})", literal(&binary_default(text))),
-            ColumnType::Timestamp { .. } if declared != "VARCHAR" => format!("CAST({} AS {declared})", literal(&format!("{text}+00"))),
-            _ => format!("CAST({} AS {declared})", literal(text)),
-        })
+        Ok(format!("CAST({} AS {})", self.default_text(column_type, text)?, self.declared(column_type)))
     }
 
     fn add_column(&mut self, name: &TableName, column: &Column, default: Option<&str>) -> Result<()> {
-        // DuckDB cannot update a table in the transaction that has altered it, so the value comes as the column's default.
-        let default = default.map(|default| self.default_literal(column.column_type(), default)).transpose()?;
-        let default = default.map(|value| format!(" DEFAULT {value}")).unwrap_or_default();
+        // As the column's default the value costs next to nothing, however many rows there are. Later rows bring their own: one that has no such
+        // column any more has NULL in it.
         let declared = self.declared(column.column_type());
-        self.execute(&format!("ALTER TABLE {} ADD COLUMN {} {declared}{default}", qualified(name), quoted(column.name()))).map(drop)
+        let (table, quoted) = (qualified(name), quoted(column.name()));
+        let Some(default) = default else {
+            return self.execute(&format!("ALTER TABLE {table} ADD COLUMN {quoted} {declared}")).map(drop);
+        };
+        let value = self.default_text(column.column_type(), default)?;
+        self.execute(&format!("ALTER TABLE {table} ADD COLUMN {quoted} {declared} DEFAULT {value}"))?;
+        self.execute(&format!("ALTER TABLE {table} ALTER COLUMN {quoted} DROP DEFAULT")).map(drop)
     }
 
-    fn change_type(&mut self, name: &TableName, column: &Column, stored: &str) -> Result<()> {
-        let declared = self.declared(column.column_type());
-        if !widens(stored, &declared) {
-            let message = format!(
-                "column `{name}.{}` is {stored} in the destination, but {} ({declared}) at the source now: rebuild the table with full_refresh",
-                column.name(),
-                column.column_type()
-            );
-            return Err(Error::new(ErrorKind::SchemaChange, message));
-        }
-        self.execute(&format!("ALTER TABLE {} ALTER COLUMN {} TYPE {declared}", qualified(name), quoted(column.name()))).map(drop)
+    fn takes(&self, stored: &str, declared: &str) -> bool {
+        stored == declared || widens(declared, stored)
+    }
+
+    fn widens(&self, stored: &str, declared: &str) -> bool {
+        widens(stored, declared)
+    }
+
+    fn alters_written_tables(&self) -> bool {
+        // DuckDB 1.5 alters it, and then fails to commit: `another transaction has altered this table`.
+        false
     }
 
     fn create_schema(&mut self, table: &TableName) -> Result<()> {
@@ -245,6 +260,12 @@ impl Destination for DuckDb {
     }
 }
 
+/// A row of `DESCRIBE`.
+fn stored_column(row: Vec<Option<String>>) -> StoredColumn {
+    let mut cells = row.into_iter().map(Option::unwrap_or_default);
+    StoredColumn { name: cells.next().unwrap_or_default(), declared_type: cells.next().unwrap_or_default() }
+}
+
 fn duckdb_error(failure: Failure, attempted: &str) -> Error {
     let disk = failure.message.contains("No space left") || failure.message.contains("ENOSPC");
     let reason = match failure.kind {
@@ -252,7 +273,7 @@ fn duckdb_error(failure: Failure, attempted: &str) -> Error {
         FailureKind::File => ": the file cannot be read or written",
         FailureKind::Memory => ": DuckDB's memory limit does not suffice",
         FailureKind::Value => ": DuckDB refuses a value or the statement",
-        FailureKind::Other => "",
+        FailureKind::Missing | FailureKind::Other => "",
     };
     let error = Error::new(ErrorKind::Sink, format!("{attempted}{reason}"));
     match failure.kind {
