@@ -50,6 +50,8 @@ mod error;
 pub mod fuzzing;
 mod gtid;
 mod ingest;
+#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
+mod keyrange;
 mod options;
 #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod position;

@@ -3,6 +3,8 @@
 #[cfg(all(feature = "vstream", not(unix)))]
 compile_error!("feature `vstream` needs Unix sockets: build with `default-features = false` on this system");
 
+#[cfg(any(feature = "vstream", test))]
+pub(crate) mod agenda;
 pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod event;

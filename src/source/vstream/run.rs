@@ -1,21 +1,22 @@
 //! The blocking loop behind [`Changes`]: it moves bytes between vtgate and the machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protobuf::{Message as _, MessageField};
 
 use crate::cancel::Cancel;
-use crate::change::{Change, ChangeBatch, CopyPhase};
+use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
-use crate::position::{ServerShard, Vgtid, judge};
+use crate::position::{ServerShard, judge, list};
 use crate::schema::{Column, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
+use crate::source::vstream::agenda::{Agenda, Next};
 use crate::source::vstream::event::{EventKind, read_response};
-use crate::source::vstream::machine::{Machine, Plan, PlannedTable, Stop, nothing_copied};
+use crate::source::vstream::machine::{Machine, Plan};
 use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
 use crate::source::vstream::{proto, server};
 use crate::tls::TlsFiles;
@@ -90,23 +91,13 @@ pub struct Changes<'a> {
     mode: CaptureMode,
     source: &'a Source,
     cancel: Cancel,
-    plan: Plan,
-    stop: BTreeMap<String, GtidSet>,
-    to_copy: VecDeque<Follow>,
-    copied: Vec<Follow>,
+    keyspace: String,
+    agenda: Agenda,
     running: Option<Running>,
     /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
     /// show in the stream when their time comes, or else at its end.
     declared: BTreeMap<String, Table>,
-    caught_up: bool,
     ended: bool,
-}
-
-/// A table between two machines.
-struct Follow {
-    table: Arc<Table>,
-    position: Vgtid,
-    phase: CopyPhase,
 }
 
 struct Running {
@@ -118,8 +109,6 @@ struct Running {
     last_progress: Instant,
     heard: bool,
     failures: u32,
-    /// A batch that has to wait for the one before it.
-    waiting: VecDeque<ChangeBatch>,
 }
 
 impl<'a> Changes<'a> {
@@ -142,63 +131,41 @@ impl<'a> Changes<'a> {
             server::histories(connection, &keyspace, &chosen, tablet_type)
         })?;
         let shards: Vec<String> = serving.iter().map(|shard| shard.shard.clone()).collect();
-        let (mut to_copy, mut copied) = (VecDeque::new(), Vec::new());
+        let plan = Plan { keyspace: keyspace.clone(), shards, ordinal: request.ordinal, now: now()?, transaction_bytes: TRANSACTION_BYTES };
+        let mode = request.mode.unwrap_or(capture.mode());
+        let mut agenda = Agenda::new(plan, stop_position(&serving), mode == CaptureMode::Stream);
         let mut declared = BTreeMap::new();
         for (table, resume) in request.tables {
             check_table(&table)?;
             declared.insert(table.name().to_owned(), table.clone());
-            let follow = match resume {
-                None => Follow {
-                    table: Arc::new(table),
-                    position: nothing_copied(&keyspace, &shards),
-                    phase: CopyPhase::Copying { done: Vec::new(), sweep: None },
-                },
-                Some(StoredPosition { checkpoint, of_rows, columns }) => {
-                    let at_table = |error: Error| error.with_table(table.name());
-                    judge(&checkpoint.position, &keyspace, &serving).map_err(at_table)?;
-                    if let Some(of_rows) = of_rows.as_ref().and_then(|lsn| lsn.payload()) {
-                        // It may be old, since nothing has happened to the table, but it has to be of the same history.
-                        let outdated = |error: &Error| error.position_fault() == Some(PositionFault::Purged);
-                        judge(of_rows, &keyspace, &serving)
-                            .or_else(|error| if outdated(&error) { Ok(()) } else { Err(error) })
-                            .map_err(at_table)?;
-                    }
-                    let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
-                    Follow { table: Arc::new(table), position: checkpoint.position, phase: checkpoint.phase }
-                }
+            let Some(StoredPosition { checkpoint, of_rows, columns }) = resume else {
+                agenda.add(Arc::new(table), None);
+                continue;
             };
-            match follow.phase {
-                CopyPhase::Copied => copied.push(follow),
-                CopyPhase::Copying { .. } => to_copy.push_back(follow),
+            let at_table = |error: Error| error.with_table(table.name());
+            let fit = judge(&checkpoint.position, &keyspace, &serving).map_err(at_table)?;
+            if let Some(of_rows) = of_rows.as_ref().and_then(|lsn| lsn.payload())
+                && let Err(error) = judge(of_rows, &keyspace, &serving)
+                // It may be old, since nothing has happened to the table, but it has to be of the same history.
+                && !matches!(error.position_fault(), Some(PositionFault::Purged | PositionFault::Shards))
+            {
+                return Err(at_table(error));
             }
+            let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
+            agenda.add(Arc::new(table), Some((checkpoint, fit)));
         }
-        let now = now()?;
-        let plan = Plan { keyspace, shards, ordinal: request.ordinal, now, transaction_bytes: TRANSACTION_BYTES };
-        let stop = stop_position(&serving);
-        let mode = request.mode.unwrap_or(capture.mode());
-        Ok(Self {
-            endpoint,
-            capture,
-            mode,
-            source,
-            cancel,
-            plan,
-            stop,
-            to_copy,
-            copied,
-            running: None,
-            declared,
-            caught_up: false,
-            ended: false,
-        })
+        Ok(Self { endpoint, capture, mode, source, cancel, keyspace, agenda, running: None, declared, ended: false })
     }
 
     /// The tables as they are known before the first batch: those that are resumed without the columns that their destination lacks.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.to_copy.iter().chain(&self.copied).map(|follow| &*follow.table)
+        self.agenda.tables()
     }
 
     fn step(&mut self) -> Result<Option<ChangeBatch>> {
+        if let Some(batch) = self.agenda.take_ready() {
+            return Ok(Some(batch));
+        }
         loop {
             self.cancel.check()?;
             let Some(running) = &mut self.running else {
@@ -207,9 +174,6 @@ impl<'a> Changes<'a> {
                 }
                 continue;
             };
-            if let Some(batch) = running.waiting.pop_front() {
-                return Ok(Some(batch));
-            }
             if running.machine.is_finished() {
                 return self.finish().map(Some);
             }
@@ -234,31 +198,11 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Starts the next machine: a copy while a table needs one, else the stream of all. `false` if there is nothing left to do.
+    /// Starts the next machine. `false` if there is nothing left to do.
     fn begin(&mut self) -> Result<bool> {
-        let (machine, is_last) = if let Some(follow) = self.to_copy.pop_front() {
-            let CopyPhase::Copying { done, sweep } = follow.phase else {
-                return Err(Error::protocol("a table that was copied is to be copied again"));
-            };
-            (Machine::copy(self.plan.clone(), follow.table, follow.position, done, sweep), false)
-        } else if self.copied.is_empty() || (self.caught_up && self.mode == CaptureMode::Batch) {
-            return Ok(false);
-        } else {
-            let planned = self.copied.drain(..).map(|follow| PlannedTable { table: follow.table, position: follow.position }).collect();
-            let stop: Stop = (!self.caught_up).then(|| self.stop.clone());
-            (Machine::stream(self.plan.clone(), planned, stop)?, true)
-        };
+        let Some(Next { machine, is_last }) = self.agenda.next()? else { return Ok(false) };
         let now = Instant::now();
-        self.running = Some(Running {
-            machine,
-            stream: None,
-            is_last,
-            last_taken: now,
-            last_progress: now,
-            heard: false,
-            failures: 0,
-            waiting: VecDeque::new(),
-        });
+        self.running = Some(Running { machine, stream: None, is_last, last_taken: now, last_progress: now, heard: false, failures: 0 });
         Ok(true)
     }
 
@@ -275,24 +219,11 @@ impl<'a> Changes<'a> {
             batch.checkpoints = machine.copy_anew_by_name(&table, COMPUTED);
             batch.changes.extend(machine.take_all().changes);
         }
-        self.plan.ordinal = machine.ordinal();
-        let mut recopied = false;
-        for (table, checkpoint) in machine.into_checkpoints() {
-            let Some(checkpoint) = checkpoint else { continue };
-            let seen = batch.changes.iter().rev().find(|change| change.table().name() == table.name());
-            let table = seen.map_or(table, |change| Arc::clone(change.table()));
-            let follow = Follow { table, position: checkpoint.position, phase: checkpoint.phase };
-            match follow.phase {
-                CopyPhase::Copied => self.copied.push(follow),
-                CopyPhase::Copying { .. } => {
-                    recopied = true;
-                    self.to_copy.push_back(follow);
-                }
-            }
-        }
-        if is_last && !recopied {
-            self.caught_up = true;
-            batch.caught_up = true;
+        if let Some(shards) = self.agenda.finish(machine, is_last, &mut batch) {
+            // A reshard within this run: the next machine goes to where the new shards are now.
+            let tablet_type = self.capture.tablet_type();
+            let serving = self.source.with_connection(|connection| server::histories(connection, &self.keyspace, &shards, tablet_type))?;
+            self.agenda.stop_at(stop_position(&serving));
         }
         Ok(batch)
     }
@@ -317,7 +248,7 @@ impl<'a> Changes<'a> {
     fn receive(&mut self) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(stream) = &mut running.stream else {
-            let request = request(&self.plan, &self.capture, &running.machine)?;
+            let request = request(&self.keyspace, &self.capture, &running.machine)?;
             let connected = Channel::connect(&self.endpoint).and_then(|channel| channel.vstream(&request));
             match connected {
                 Ok(stream) => {
@@ -357,11 +288,30 @@ impl<'a> Changes<'a> {
             Err(error) => error,
         };
         running.stream = None;
+        if failed.position_fault() == Some(PositionFault::Shards) {
+            return Err(self.shards_are_gone(failed));
+        }
         if !failed.is_transient() {
             return Err(failed);
         }
         running.machine.connection_lost()?;
         self.back_off(failed)
+    }
+
+    /// Names the shards of the position and those that serve where vtgate names one at most.
+    fn shards_are_gone(&self, cause: Error) -> Error {
+        let keyspace = &self.keyspace;
+        let old = self.running.as_ref().map_or(self.agenda.shards(), |running| running.machine.shards());
+        let old: BTreeSet<&str> = old.iter().map(String::as_str).collect();
+        let serving = self.source.with_connection(|connection| server::shards(connection, keyspace)).unwrap_or_default();
+        let new: BTreeSet<&str> = serving.iter().map(String::as_str).collect();
+        let message = format!(
+            "cannot resume: the stored position is of the shards {}, which keyspace `{keyspace}` does not have any more; it has {}; rebuild the \
+             table with full_refresh",
+            list(&old),
+            list(&new)
+        );
+        Error::position_fault_of(PositionFault::Shards, message).with_cause(cause)
     }
 
     /// Waits before the next attempt, longer each time; gives up with the error after the last.
@@ -379,8 +329,8 @@ impl<'a> Changes<'a> {
     /// Nothing but heartbeats for longer than the limit: tells an idle server from one that holds something back.
     fn no_progress(&mut self, limit: Duration) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let keyspace = &self.plan.keyspace;
-        let (shards, tablet_type) = (&self.plan.shards, self.capture.tablet_type());
+        let keyspace = &self.keyspace;
+        let (shards, tablet_type) = (running.machine.shards(), self.capture.tablet_type());
         let serving = self.source.with_connection(|connection| server::histories(connection, keyspace, shards, tablet_type))?;
         let position = running.machine.resume_from();
         let mut behind = Vec::new();
@@ -409,7 +359,7 @@ impl<'a> Changes<'a> {
         for change in &mut batch.changes {
             let Change::Columns { table, added } = change else { continue };
             for (column, default) in added {
-                let keyspace = &self.plan.keyspace;
+                let keyspace = &self.keyspace;
                 let found = self.source.with_connection(|connection| server::default_of(connection, keyspace, table.name(), column.name()));
                 match found {
                     Ok(found) => *default = found,
@@ -443,7 +393,7 @@ impl Iterator for Changes<'_> {
 
 impl std::fmt::Debug for Changes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Changes").field("keyspace", &self.plan.keyspace).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Changes").field("keyspace", &self.keyspace).field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
@@ -517,7 +467,7 @@ fn endpoint(options: &SourceOptions, capture: &CaptureOptions) -> Result<Endpoin
     })
 }
 
-fn request(plan: &Plan, capture: &CaptureOptions, machine: &Machine) -> Result<proto::VStreamRequest> {
+fn request(keyspace: &str, capture: &CaptureOptions, machine: &Machine) -> Result<proto::VStreamRequest> {
     let vgtid = proto::VGtid::parse_from_bytes(&machine.resume_from().encode())
         .map_err(|cause| Error::protocol("a position cannot be written as a VGTID").with_cause(cause))?;
     let mut request = proto::VStreamRequest::new();
@@ -540,6 +490,6 @@ fn request(plan: &Plan, capture: &CaptureOptions, machine: &Machine) -> Result<p
     flags.heartbeat_interval = HEARTBEAT_SECONDS;
     flags.cells = capture.cells().join(",");
     request.flags = MessageField::some(flags);
-    log::debug!("VStream of {} tables in keyspace `{}`", machine.tables().count(), plan.keyspace);
+    log::debug!("VStream of {} tables in keyspace `{keyspace}`", machine.tables().count());
     Ok(request)
 }

@@ -21,11 +21,14 @@ use grpcio::{
     CallOption, ChannelBuilder, Client, ClientSStreamReceiver, EnvBuilder, GrpcSlice, Marshaller, MessageReader, Metadata, MetadataBuilder,
     Method, MethodType,
 };
+#[cfg(test)]
 use protobuf::Message as _;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::proto::{VStreamRequest, VStreamResponse};
+use super::proto::VStreamRequest;
+#[cfg(test)]
+use super::proto::VStreamResponse;
 use super::pump::{End, Greeting, Pump};
 use super::{handover, status};
 use crate::tls::{self, Tls, TlsFiles};
@@ -100,6 +103,7 @@ fn take_bytes(mut reader: MessageReader) -> grpcio::Result<Vec<u8>> {
 }
 
 /// Reads a message with the generated code.
+#[cfg(test)]
 pub(crate) fn decode(message: &[u8]) -> Result<VStreamResponse> {
     VStreamResponse::parse_from_bytes(message)
         .map_err(|error| Error::protocol("vtgate sent a message that is not a VStreamResponse").with_cause(error))
@@ -325,17 +329,20 @@ impl Stream {
     }
 
     /// A handle for another thread.
+    #[cfg(test)]
     pub(crate) fn canceller(&self) -> Canceller {
         Canceller { signal: Arc::clone(&self.signal) }
     }
 }
 
 /// Ends a [`Stream`] from another thread.
+#[cfg(test)]
 #[derive(Clone)]
 pub(crate) struct Canceller {
     signal: Arc<Signal>,
 }
 
+#[cfg(test)]
 impl Canceller {
     /// Makes the stream's running [`receive`](Stream::receive) return at once, and every later one, with an error of kind `Cancelled`.
     pub(crate) fn cancel(&self) {

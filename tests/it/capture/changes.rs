@@ -195,7 +195,7 @@ fn a_new_table_is_copied_in_the_run_in_which_the_others_resume() {
         }
         assert_eq!(destination.cell(&format!("select count(*) from {old} where _cdc_deleted")).as_deref(), Some("60"));
         // Both end at one position, so the next run has nothing to skip for either.
-        let positions = destination.query("select distinct substr(position, 36) from _ingest_checkpoint");
+        let positions = destination.query("select distinct substr(position, 36, length(position) - 44) from _ingest_checkpoint");
         assert_eq!(positions.len(), 1, "{positions:?}");
     }
 }
