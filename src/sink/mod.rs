@@ -24,11 +24,9 @@
 //! one, named by [`staging_name`], and swaps them in one transaction; the next load of the same table removes what an interrupted one left
 //! behind. After an error a load refuses everything but being dropped.
 
-#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 pub(crate) mod checkpoint;
 #[cfg(feature = "duckdb")]
 mod duckdb;
-#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod merge;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -181,7 +179,6 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// The number of a bit column's default, which MySQL prints as `b'101'`.
-#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
 fn bit_default(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
     let number = digits.and_then(|digits| u64::from_str_radix(digits, 2).ok());
@@ -189,7 +186,6 @@ fn bit_default(text: &str) -> Result<u64> {
 }
 
 /// The bytes of a binary column's default as hexadecimal digits: MySQL prints it as `0x6162`.
-#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
 fn binary_default(text: &str) -> String {
     match text.strip_prefix("0x") {
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => digits.to_owned(),
@@ -231,17 +227,17 @@ impl Sink {
     /// As [`Sink::open`].
     pub fn open_with(options: &SinkOptions) -> Result<Self> {
         options.check()?;
-        let destination: Box<dyn Destination> = match options {
+        let destination: Result<Box<dyn Destination>> = match options {
             #[cfg(feature = "duckdb")]
-            SinkOptions::DuckDb(options) => Box::new(duckdb::DuckDb::open(options)?),
+            SinkOptions::DuckDb(options) => duckdb::DuckDb::open(options).map(|opened| Box::new(opened) as _),
             #[cfg(not(feature = "duckdb"))]
-            SinkOptions::DuckDb(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `duckdb`")),
+            SinkOptions::DuckDb(_) => Err(Error::new(ErrorKind::Unsupported, "built without the feature `duckdb`")),
             #[cfg(feature = "sqlite")]
-            SinkOptions::Sqlite(options) => Box::new(sqlite::Sqlite::open(options)?),
+            SinkOptions::Sqlite(options) => sqlite::Sqlite::open(options).map(|opened| Box::new(opened) as _),
             #[cfg(not(feature = "sqlite"))]
-            SinkOptions::Sqlite(_) => return Err(Error::new(ErrorKind::Unsupported, "built without the feature `sqlite`")),
+            SinkOptions::Sqlite(_) => Err(Error::new(ErrorKind::Unsupported, "built without the feature `sqlite`")),
         };
-        Ok(Self { destination })
+        Ok(Self { destination: destination? })
     }
 
     /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].

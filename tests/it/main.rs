@@ -3,7 +3,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
-#[cfg(any(feature = "sqlite", feature = "duckdb"))]
+#[cfg(feature = "sqlite")]
 mod batch;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod capture;

@@ -61,7 +61,7 @@ fn row(id: u64, generation: u64) -> String {
         _ => format!("'note {id}.{generation} ünïcødé ''quoted'''"),
     };
     let cents = (id * 37 + generation * 11) % 10_000;
-    let sign = if id % 3 == 0 { "-" } else { "" };
+    let sign = if id.is_multiple_of(3) { "-" } else { "" };
     let (second, micros) = (id % 60, (id * 7919 + generation) % 1_000_000);
     format!(
         "({id}, 'name {id} {generation}', {sign}{}.{:02}, {note}, '2024-02-29 12:30:{second:02}.{micros:06}')",
@@ -123,8 +123,8 @@ pub type Rows = BTreeMap<i64, Vec<Option<String>>>;
 /// What the source holds, as MySQL prints it.
 pub fn source_rows(conn: &mut Conn, table: &str) -> Rows {
     conn.query_drop("set workload = 'olap'").unwrap();
-    let rows: Vec<(i64, Option<String>, Option<String>, Option<String>, Option<String>)> =
-        conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
+    type Row = (i64, Option<String>, Option<String>, Option<String>, Option<String>);
+    let rows: Vec<Row> = conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
     conn.query_drop("set workload = 'oltp'").unwrap();
     rows.into_iter().map(|(id, name, amount, note, happened)| (id, vec![name, amount, note, happened])).collect()
 }
