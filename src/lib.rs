@@ -54,6 +54,7 @@ mod options;
 #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod position;
 mod report;
+mod retry;
 mod schema;
 mod sink;
 mod source;
