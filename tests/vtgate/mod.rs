@@ -75,6 +75,13 @@ impl Script {
         self
     }
 
+    /// Looks at each MySQL statement first; what it answers is the answer.
+    pub fn before_query(mut self, first: impl Fn(&str) -> Option<mysql::Answer> + Send + Sync + 'static) -> Self {
+        let then = self.on_query;
+        self.on_query = Arc::new(move |statement| first(statement).unwrap_or_else(|| then(statement)));
+        self
+    }
+
     /// Serves gRPC over TLS. MySQL stays plain.
     pub fn tls(mut self, identity: tls::Identity) -> Self {
         self.identity = Some(identity);

@@ -110,6 +110,8 @@ pub struct Changes<'a> {
     /// A position was resumed from of which the server did not tell whether it can be.
     unchecked: bool,
     caught_up: bool,
+    /// What ends the run, once what was committed before is handed out.
+    failed: Option<Error>,
     ended: bool,
 }
 
@@ -127,8 +129,6 @@ struct Running {
     is_last: bool,
     last_taken: Instant,
     watch: Watch,
-    /// A batch that has to wait for the one before it.
-    waiting: VecDeque<ChangeBatch>,
 }
 
 impl<'a> Changes<'a> {
@@ -211,6 +211,7 @@ impl<'a> Changes<'a> {
             unknown_errors: 0,
             unchecked: unchecked && resumes,
             caught_up: false,
+            failed: None,
             ended: false,
         })
     }
@@ -234,9 +235,6 @@ impl<'a> Changes<'a> {
                 }
                 continue;
             };
-            if let Some(batch) = running.waiting.pop_front() {
-                return Ok(Some(batch));
-            }
             if running.machine.is_finished() {
                 return self.finish().map(Some);
             }
@@ -261,6 +259,17 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// What was committed before an error and is not handed out yet.
+    fn committed(&mut self) -> Option<ChangeBatch> {
+        let running = self.running.as_mut()?;
+        running.stream = None;
+        // Of a transaction that was handed out in part nothing may be kept.
+        running.machine.connection_lost().ok()?;
+        let mut batch = running.machine.take()?;
+        self.complete_columns(&mut batch).ok().filter(Vec::is_empty)?;
+        Some(batch)
+    }
+
     /// Starts the next machine: a copy while a table needs one, else the stream of all. `false` if there is nothing left to do.
     fn begin(&mut self) -> Result<bool> {
         let (machine, is_last) = if let Some(follow) = self.to_copy.pop_front() {
@@ -276,7 +285,7 @@ impl<'a> Changes<'a> {
             (Machine::stream(self.plan.clone(), planned, stop)?, true)
         };
         let watch = Watch::new(machine.resume_from());
-        self.running = Some(Running { machine, stream: None, is_last, last_taken: Instant::now(), watch, waiting: VecDeque::new() });
+        self.running = Some(Running { machine, stream: None, is_last, last_taken: Instant::now(), watch });
         Ok(true)
     }
 
@@ -395,11 +404,13 @@ impl<'a> Changes<'a> {
         // vtgate has one code for whatever it does not know, and its tablets have many ways to say that they are about to restart.
         let is_unknown = error.kind() == ErrorKind::Source;
         if !error.is_transient() && !is_unknown {
+            self.running = Some(running);
             return Err(error);
         }
-        running.machine.connection_lost()?;
+        let lost = running.machine.connection_lost();
         self.note_progress(&running.machine, &mut running.watch);
         self.running = Some(running);
+        lost?;
         self.unknown_errors += u32::from(is_unknown);
         let until = match self.retry.failed(began, Instant::now()) {
             Some(until) if self.unknown_errors <= UNKNOWN_ERRORS => until,
@@ -532,7 +543,21 @@ impl Iterator for Changes<'_> {
         if self.ended {
             return None;
         }
-        let item = self.step().transpose();
+        let item = match self.failed.take() {
+            Some(error) => Some(Err(error)),
+            None => self.step().transpose(),
+        };
+        let item = match item {
+            // Who cancels wants an end, and reads the rest again.
+            Some(Err(error)) if error.kind() != ErrorKind::Cancelled => match self.committed() {
+                Some(batch) => {
+                    self.failed = Some(error);
+                    Some(Ok(batch))
+                }
+                None => Some(Err(error)),
+            },
+            item => item,
+        };
         self.ended = !matches!(item, Some(Ok(_)));
         if self.ended {
             self.running = None;

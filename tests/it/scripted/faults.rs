@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use planetscale_ingest::{ErrorKind, IngestOptions};
+use planetscale_ingest::{ErrorKind, Source};
 
 use super::stage::{
     Change, Destination, KEYSPACE, Stage, asked, begin_copy, copied, copy, copy_rows, end_copy, error_of, failure_of, fields, gtid,
@@ -13,13 +13,13 @@ use super::stage::{
 use crate::support::proxy::{Fault, Proxy, Way};
 use crate::vtgate::events::{Shard, all_copied, column, heartbeat};
 use crate::vtgate::mysql::{self, Answer};
-use crate::vtgate::proto::VEvent;
-use crate::vtgate::{Ending, Vtgate};
+use crate::vtgate::proto::{ShardGtid, VEvent};
+use crate::vtgate::{Ending, Gone, Request, Responder, Vtgate};
 
 const ROWS: [(i64, &str); 3] = [(1, "one"), (2, "two"), (3, "three")];
 
 /// Which transaction a request comes after.
-fn after(request: &crate::vtgate::Request) -> u32 {
+fn after(request: &Request) -> u32 {
     let text = &asked(&request.message, "0").gtid;
     text.rsplit(['-', ':']).next().unwrap().parse().unwrap()
 }
@@ -118,7 +118,7 @@ fn a_copy_that_breaks_goes_on_from_its_last_primary_key() {
         }
         Ok(Ending::Ok)
     });
-    fn send_rest(responder: &mut crate::vtgate::Responder) -> Result<Ending, crate::vtgate::Gone> {
+    fn send_rest(responder: &mut Responder) -> Result<Ending, Gone> {
         responder.send(begin_copy(&shard(), 1))?;
         responder.send(copy_rows(&shard(), &ROWS[1..], 1))?;
         responder.send(end_copy(&shard(), 1))?;
@@ -223,7 +223,6 @@ fn transactions_that_come_twice_count_once() {
 #[test]
 fn the_order_among_shards_does_not_matter() {
     let shards = ["-80", "80-"].map(|name| Shard::new(KEYSPACE, name));
-    let position = |one: u32, other: u32| vec![shards[0].gtid(&gtid(one)), shards[1].gtid(&gtid(other))];
     for order in [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]] {
         let stage = Stage::new(1).shards(&["-80", "80-"]);
         let ours = shards.clone();
@@ -235,7 +234,7 @@ fn the_order_among_shards_does_not_matter() {
                 for (number, shard) in ours.iter().enumerate().rev() {
                     let done = number == 0;
                     let id = number.to_string();
-                    let at = |last: Vec<crate::vtgate::proto::ShardGtid>| copied([shard.vgtid_of(last)]);
+                    let at = |last: Vec<ShardGtid>| copied([shard.vgtid_of(last)]);
                     let other = if done { ours[1].gtid(&gtid(1)) } else { ours[0].gtid("") };
                     let both = |mine| if done { vec![mine, other.clone()] } else { vec![other.clone(), mine] };
                     responder.send(copied([shard.begin(), shard.field("t", &fields())]))?;
@@ -268,7 +267,6 @@ fn the_order_among_shards_does_not_matter() {
         destination.capture_all(&briefly(&server));
         assert_eq!(destination.rows(), ["0 v3", "1 v3"], "{order:?}");
     }
-    drop(position);
 }
 
 #[test]
@@ -276,7 +274,7 @@ fn answers_that_come_late_are_waited_for() {
     let stage = Stage::new(2);
     let server = stage.start(|request, responder| {
         // Longer than a heartbeat's distance would be a test of its own; here it is the order that counts.
-        let late = |responder: &mut crate::vtgate::Responder, events: Vec<VEvent>| {
+        let late = |responder: &mut Responder, events: Vec<VEvent>| {
             for _ in 0..3 {
                 std::thread::sleep(Duration::from_millis(100));
                 responder.send([heartbeat()])?;
@@ -518,7 +516,7 @@ fn a_mysql_port_that_is_gone_for_good_ends_the_run_in_time() {
     let server = stage.start(|_, _| Ok(Ending::Ok));
     let proxy = Proxy::start(("127.0.0.1", server.mysql_port), |_, _| Fault::None);
     let source = uri(&server, "&retry_timeout=1s").replace(&format!(":{}/", server.mysql_port), &format!(":{}/", proxy.port));
-    let source = planetscale_ingest::Source::open(&source).unwrap();
+    let source = Source::open(&source).unwrap();
     proxy.set(|_, _| Fault::Cut { way: Way::FromServer, after: 20 });
     proxy.close();
     let begun = Instant::now();
@@ -534,5 +532,4 @@ fn a_mysql_port_that_is_gone_for_good_ends_the_run_in_time() {
     // Once it is back, it is as if nothing had been.
     proxy.set(|_, _| Fault::None);
     assert_eq!(source.tables().unwrap().len(), 1);
-    let _ = IngestOptions::new();
 }

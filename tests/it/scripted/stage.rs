@@ -30,7 +30,7 @@ pub struct Stage {
     pub history: Arc<Mutex<(u32, u32)>>,
     /// Statements that begin with one of these are refused.
     pub refused: Vec<&'static str>,
-    /// What is answered to other statements.
+    /// What is answered otherwise than [`answer`] would.
     pub other: fn(&str) -> Answer,
 }
 
@@ -75,7 +75,10 @@ impl Stage {
                 return Answer::failed(1105, "HY000", "this statement is not allowed here");
             }
             let (executed, purged) = *history.lock().unwrap();
-            answer(&shards, &tables, executed, purged, statement).unwrap_or_else(|| other(statement))
+            match other(statement) {
+                Answer::Unscripted => answer(&shards, &tables, executed, purged, statement).unwrap_or(Answer::Unscripted),
+                scripted => scripted,
+            }
         })
     }
 
@@ -256,8 +259,11 @@ impl Destination {
         rows.map(Result::unwrap).collect()
     }
 
-    /// The rows of `t` that are not deleted, as `id name`.
+    /// The rows of `t` that are not deleted, as `id name`; none if there is no such table yet.
     pub fn rows(&self) -> Vec<String> {
+        if self.query("SELECT 1 FROM sqlite_schema WHERE name = 't'").is_empty() {
+            return Vec::new();
+        }
         self.query("SELECT id, name FROM t WHERE NOT _cdc_deleted ORDER BY id")
     }
 }

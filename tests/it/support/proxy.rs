@@ -226,6 +226,7 @@ impl Shared {
                 }
             }
             _ => {
+                state.store(CUT, Ordering::SeqCst);
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);
             }
@@ -237,6 +238,7 @@ impl Shared {
 const PASSING: u8 = 0;
 const STALLED: u8 = 1;
 const RESETTING: u8 = 2;
+const CUT: u8 = 3;
 
 #[test]
 fn the_proxy_cuts_resets_and_stalls_where_it_is_told() {
