@@ -8,7 +8,7 @@ use planetscale_ingest::{ErrorKind, Source};
 
 use super::stage::{
     Change, Destination, KEYSPACE, Stage, asked, begin_copy, copied, copy, copy_rows, end_copy, error_of, failure_of, fields, gtid,
-    is_copy, last_pk, shard, transaction, transaction_of, uri,
+    is_copy, last_pk, renamed, shard, transaction, transaction_of, uri,
 };
 use crate::support::proxy::{Fault, Proxy, Way};
 use crate::vtgate::events::{Shard, all_copied, column, heartbeat};
@@ -433,20 +433,7 @@ fn a_vtgate_that_is_away_between_two_tables_and_within_the_stream_is_waited_for(
     let server = stage.start(|request, responder| {
         let table = &request.message.filter.rules[0].match_;
         if is_copy(&request.message) {
-            let named = |mut events: Vec<VEvent>| {
-                // The helpers write `t`.
-                for event in &mut events {
-                    for name in [
-                        event.field_event.as_mut().map(|field| &mut field.table_name),
-                        event.row_event.as_mut().map(|row| &mut row.table_name),
-                    ] {
-                        if let Some(name) = name {
-                            *name = format!("{KEYSPACE}.{table}");
-                        }
-                    }
-                }
-                events
-            };
+            let named = |events| renamed(events, &format!("{KEYSPACE}.{table}"));
             responder.send(named(begin_copy(&shard(), 1)))?;
             responder.send(named(end_copy(&shard(), 1)))?;
             return Ok(Ending::Ok);

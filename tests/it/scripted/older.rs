@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::stage::{
-    Destination, KEYSPACE, Stage, asked, begin_copy, copied, copy_rows, end_copy, error_of, fields, gtid, is_copy, last_pk, shard,
+    Destination, KEYSPACE, Stage, asked, begin_copy, copied, copy_rows, end_copy, error_of, fields, gtid, is_copy, last_pk, renamed, shard,
     transaction, uri,
 };
 use crate::vtgate::events::{Shard, column, key};
@@ -248,18 +248,7 @@ fn a_copy_is_complete_when_every_shard_says_so_without_a_word_for_all() {
 fn the_copy_of_a_large_table_may_leave_begin_out_and_names_may_lack_the_keyspace() {
     let stage = Stage::new(2);
     let server = stage.start(|request, responder| {
-        let bare = |mut events: Vec<VEvent>| {
-            for event in &mut events {
-                for name in
-                    [event.field_event.as_mut().map(|field| &mut field.table_name), event.row_event.as_mut().map(|row| &mut row.table_name)]
-                {
-                    if let Some(name) = name {
-                        *name = "t".into();
-                    }
-                }
-            }
-            events
-        };
+        let bare = |events| renamed(events, "t");
         if is_copy(&request.message) {
             responder.send(bare(begin_copy(&shard(), 1)))?;
             responder.send(bare(copy_rows(&shard(), &[(1, "one")], 1)))?;

@@ -87,12 +87,15 @@ impl Stage {
     }
 }
 
+/// Rows as MySQL sends them.
+type Rows = Vec<Vec<Option<Vec<u8>>>>;
+
 fn answer(shards: &[&str], tables: &[(&str, Vec<(&str, &str)>)], executed: u32, purged: u32, statement: &str) -> Option<Answer> {
     let text = |value: &str| Some(value.as_bytes().to_vec());
     let set = |count: u32| text(gtid(count).strip_prefix("MySQL56/").unwrap());
     let only = statement.rsplit_once("table_name = ").map(|(_, name)| name.trim_matches('\''));
     let tables = tables.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-    let (names, rows): (&[&str], Vec<Vec<Option<Vec<u8>>>>) = if statement == "SHOW VITESS_SHARDS" {
+    let (names, rows): (&[&str], Rows) = if statement == "SHOW VITESS_SHARDS" {
         (&["Shards"], shards.iter().map(|shard| vec![text(&format!("{KEYSPACE}/{shard}"))]).collect())
     } else if statement == "SELECT @@global.gtid_executed, @@global.gtid_purged" {
         (&["executed", "purged"], vec![vec![set(executed), set(purged)]])
@@ -180,6 +183,15 @@ pub fn copy(responder: &mut Responder, rows: &[(i64, &str)], at: u32) -> Result<
         responder.send(copy_rows(&shard(), rows, at))?;
     }
     responder.send(end_copy(&shard(), at))
+}
+
+/// The same events, for a table that is called otherwise.
+pub fn renamed(mut events: Vec<VEvent>, name: &str) -> Vec<VEvent> {
+    for event in &mut events {
+        event.field_event.as_mut().into_iter().for_each(|field| field.table_name = name.to_owned());
+        event.row_event.as_mut().into_iter().for_each(|row| row.table_name = name.to_owned());
+    }
+    events
 }
 
 /// A change of `t`: the row before and after.

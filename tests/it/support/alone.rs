@@ -1,6 +1,5 @@
 //! Tests that need a process of their own: those that count threads, which other tests have too.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -26,8 +25,7 @@ pub fn is_alone(name: &str) -> bool {
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     // A thread may end between the listing and the reading.
-    let mut names: Vec<String> =
-        tasks.filter_map(|task| std::fs::read_to_string(PathBuf::from(task.ok()?.path()).join("comm")).ok()).collect();
+    let mut names: Vec<String> = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok()).collect();
     names.iter_mut().for_each(|name| *name = name.trim_end().to_owned());
     names.sort();
     names
