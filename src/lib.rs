@@ -55,6 +55,7 @@ mod keyrange;
 mod options;
 mod position;
 mod report;
+mod retry;
 mod schema;
 mod sink;
 mod source;

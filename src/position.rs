@@ -183,6 +183,18 @@ impl LastPk {
         self.last_pk.as_deref()
     }
 
+    /// Whether the server sent the fields with it. Older servers did not, and newer ones refuse such a last PK: nothing goes on from it.
+    #[allow(dead_code)] // Only the feature `vstream` resumes.
+    pub(crate) fn has_fields(&self) -> bool {
+        let mut reader = Reader::new(self.last_pk.as_deref().unwrap_or_default());
+        while let Ok(Some((number, field))) = reader.next() {
+            if number == 1 && matches!(field, Field::Bytes(_)) {
+                return true;
+            }
+        }
+        false
+    }
+
     fn decode(message: &[u8]) -> Result<Self> {
         let mut last_pk = Self::new(String::new(), None);
         let mut reader = Reader::new(message);

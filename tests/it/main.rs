@@ -9,6 +9,10 @@ mod batch;
 mod capture;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod examples;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod network;
+#[cfg(all(feature = "vstream", feature = "sqlite"))]
+mod scripted;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

@@ -38,6 +38,24 @@ struct Follow {
     phase: CopyPhase,
 }
 
+/// How a table that was captured before goes on.
+pub(crate) enum Resume {
+    From(Checkpoint),
+    /// It is copied on top of what is stored, for this reason.
+    Anew(&'static str),
+}
+
+impl Resume {
+    /// From a checkpoint that was judged.
+    pub(crate) fn of(checkpoint: Checkpoint, fit: Fit) -> Self {
+        match (&checkpoint.phase, fit) {
+            // vtgate forgets the last PKs when it goes over to other shards.
+            (CopyPhase::Copying { .. }, Fit::Resharded) => Self::Anew("the keyspace was resharded before its copy was complete"),
+            _ => Self::From(checkpoint),
+        }
+    }
+}
+
 /// A machine to be fed.
 pub(crate) struct Next {
     pub(crate) machine: Machine,
@@ -50,25 +68,24 @@ impl Agenda {
         Self { plan, stop, goes_on, to_copy: VecDeque::new(), copied: Vec::new(), ready: Vec::new(), caught_up: false }
     }
 
-    /// Adds a table that is new, or goes on from a checkpoint that was judged.
-    pub(crate) fn add(&mut self, table: Arc<Table>, resume: Option<(Checkpoint, Fit)>) {
+    /// Adds a table that is new, or that was captured before.
+    pub(crate) fn add(&mut self, table: Arc<Table>, resume: Option<Resume>) {
         let nothing_copied = nothing_copied(&self.plan.keyspace, &self.plan.shards);
         match resume {
             None => self.push(Follow { table, position: nothing_copied, phase: CopyPhase::Copying { done: Vec::new(), sweep: None } }),
-            // vtgate forgets the last PKs when it goes over to other shards.
-            Some((Checkpoint { phase: CopyPhase::Copying { .. }, .. }, Fit::Resharded)) => {
+            Some(Resume::From(Checkpoint { position, phase, .. })) => self.push(Follow { table, position, phase }),
+            Some(Resume::Anew(reason)) => {
+                // What is stored of it so far goes, unless the new copy brings it again.
                 let phase = CopyPhase::Copying { done: Vec::new(), sweep: Some(self.plan.ordinal.saturating_add(1)) };
-                let reason = "the keyspace was resharded before its copy was complete".to_owned();
                 let checkpoint = Checkpoint {
                     table: table.name().to_owned(),
                     phase: phase.clone(),
                     position: nothing_copied.clone(),
                     ordinal: self.plan.ordinal,
                 };
-                self.ready.push((Change::CopiedAnew { table: Arc::clone(&table), reason }, checkpoint));
+                self.ready.push((Change::CopiedAnew { table: Arc::clone(&table), reason: reason.to_owned() }, checkpoint));
                 self.push(Follow { table, position: nothing_copied, phase });
             }
-            Some((Checkpoint { position, phase, .. }, _)) => self.push(Follow { table, position, phase }),
         }
     }
 

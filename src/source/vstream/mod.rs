@@ -20,9 +20,13 @@ pub(crate) mod run;
 #[cfg(feature = "vstream")]
 mod server;
 #[cfg(feature = "vstream")]
+mod serving;
+#[cfg(feature = "vstream")]
 mod status;
 #[cfg(feature = "vstream")]
 pub(crate) mod transport;
+#[cfg(feature = "vstream")]
+mod watch;
 
 /// The messages of the protocol, generated from `proto/vtgate.proto`.
 #[cfg(feature = "vstream")]

@@ -25,7 +25,7 @@ use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, TableChanges
 use crate::gtid::GtidSet;
 use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
-use crate::source::vstream::agenda::{Agenda, Next};
+use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{encode, read_response};
 use crate::source::vstream::machine::{Machine, Plan};
 use crate::value::{DateTime, ValueRef};
@@ -877,7 +877,7 @@ impl Runner<'_> {
         let stop = self.database.executed();
         let mut agenda = Agenda::new(plan, stop.clone(), false);
         for (table, at) in tables {
-            let judged = at.map(|at| judge(&at.position, KEYSPACE, &serving).map(|fit| (at, fit)));
+            let judged = at.map(|at| judge(&at.position, KEYSPACE, &serving).map(|fit| Resume::of(at, fit)));
             agenda.add(Arc::new(table), judged.transpose().map_err(|error| format!("{error:?}"))?);
         }
         if let Some(batch) = agenda.take_ready() {

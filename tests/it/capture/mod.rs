@@ -3,6 +3,6 @@
 mod changes;
 mod crash;
 mod ddl;
-mod fixture;
+pub mod fixture;
 mod positions;
 mod refused;
