@@ -9,6 +9,8 @@ mod batch;
 mod capture;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod examples;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod full;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

@@ -2,4 +2,5 @@
 
 #![allow(dead_code, reason = "which helpers are used depends on the features")]
 
+pub mod cluster;
 pub mod servers;
