@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use planetscale_ingest::{Cancel, CaptureRequest, Deletes, Error, IngestOptions, Report, Sink, Source, TableName, ingest};
+use planetscale_ingest::{Cancel, CaptureRequest, Change, Deletes, Error, IngestOptions, Report, Sink, Source, TableName, ingest};
 
 use crate::capture::fixture::Destination;
 
@@ -126,8 +126,15 @@ impl Held {
     }
 }
 
-/// Runs until `batches` batches are written, as if the process had been killed then; whether it had caught up.
-pub fn run_batches(destination: &Destination, uri: &str, tables: &[String], batches: usize) -> Result<bool, Error> {
+/// What a run has done until it was ended.
+pub struct Done {
+    pub caught_up: bool,
+    /// Rows and changes that were written.
+    pub rows: u64,
+}
+
+/// Runs until `batches` batches are written, as if the process had been killed then.
+pub fn run_batches(destination: &Destination, uri: &str, tables: &[String], batches: usize) -> Result<Done, Error> {
     let source = Source::open(uri)?;
     let mut sink = Sink::open(&destination.uri())?;
     let mut request = CaptureRequest::new();
@@ -140,14 +147,18 @@ pub fn run_batches(destination: &Destination, uri: &str, tables: &[String], batc
     for table in changes.tables() {
         merge.add_table(table, &TableName::new(table.name()), false)?;
     }
+    let mut done = Done { caught_up: false, rows: 0 };
     for batch in changes.take(batches) {
         let batch = batch?;
         merge.write(&batch)?;
-        if batch.is_caught_up() {
-            return Ok(true);
+        done.caught_up = batch.is_caught_up();
+        for change in batch.changes() {
+            if let Change::Rows(rows) = change {
+                done.rows += rows.len() as u64;
+            }
         }
     }
-    Ok(false)
+    Ok(done)
 }
 
 /// Changes a few rows at either end of a table with the ids below `rows`, and in its middle: behind and ahead of any last key.
