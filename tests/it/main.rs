@@ -10,6 +10,8 @@ mod capture;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod examples;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod full;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod network;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod scripted;

@@ -1,7 +1,7 @@
 //! Change capture from real Vitess into real files.
 
 mod changes;
-mod crash;
+pub mod crash;
 mod ddl;
 pub mod fixture;
 mod positions;

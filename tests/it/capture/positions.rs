@@ -164,8 +164,7 @@ fn a_purged_position_is_refused_and_a_checkpoint_that_moved_on_is_not() {
         follower.capture_all(&server.cdc_uri("commerce"), &quiet_options);
         insert(&mut conn, &table, 30..40, 0);
         follower.capture_all(&server.cdc_uri("commerce"), &quiet_options);
-        let purge = Command::new("tests/servers/cluster").args(["purge", "test"]).output().unwrap();
-        assert!(purge.status.success(), "{}", String::from_utf8_lossy(&purge.stderr));
+        server.control("purge", &[]);
         assert_refused(&destination, &server.cdc_uri("commerce"), &table, &options, PositionFault::Purged);
         insert(&mut quiet_conn, &quiet, 40..45, 0);
         follower.capture_all(&server.cdc_uri("commerce"), &quiet_options);
