@@ -459,6 +459,8 @@ impl VarLen {
     }
 
     /// The values of some rows, one after the other.
+    /// The values of some rows, one after the other.
+    #[cfg(feature = "duckdb")]
     pub(crate) fn range(&self, rows: std::ops::Range<usize>) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = if rows.start == 0 { 0 } else { self.ends[rows.start - 1] };
         self.ends[rows].iter().map(move |&end| &self.data[std::mem::replace(&mut start, end)..end])

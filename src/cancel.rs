@@ -2,12 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
+/// How long a wait lasts at most before cancellation is looked at. A flag cannot wake anybody up, and a signal handler can set nothing more
+/// than a flag.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
 /// A handle that ends a run: clones share one flag, so one can be kept by a signal handler or another thread.
 ///
-/// A cancelled run ends within about a second with an error of kind [`ErrorKind::Cancelled`]; what it had not committed is rolled back.
+/// A cancelled run ends within a second, whatever it waits for: a connection, a server's answer, the pause before the next attempt. What it had
+/// not committed is rolled back. Two things are not interrupted: a batch that the destination is writing, 16 MB of row images at most, is
+/// written first; and a thread that waits for the system to resolve a name or to connect goes on alone, for the connect time limit at most,
+/// and then ends.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     flag: Arc<AtomicBool>,
@@ -32,7 +42,7 @@ impl Cancel {
     }
 
     /// A handle that can be used by itself, and is used whenever this one is.
-    #[cfg(feature = "vstream")]
+    #[cfg(any(feature = "vstream", test))]
     pub(crate) fn child(&self) -> Self {
         Self { flag: Arc::default(), parent: Some(Arc::clone(&self.flag)) }
     }
@@ -47,16 +57,75 @@ impl Cancel {
     ///
     /// # Errors
     /// `Cancelled` after [`Cancel::cancel`].
-    #[cfg(feature = "vstream")]
-    pub(crate) fn wait_until(&self, until: std::time::Instant) -> Result<()> {
+    pub(crate) fn wait_until(&self, until: Instant) -> Result<()> {
         loop {
             self.check()?;
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            // A flag cannot wake anybody up, and a signal handler can set nothing more than a flag.
-            std::thread::sleep(left.min(std::time::Duration::from_millis(50)));
+            thread::sleep(left.min(TICK));
         }
+    }
+
+    /// Waits for what another thread sends, until `deadline` if there is one.
+    ///
+    /// # Errors
+    /// `Cancelled` after [`Cancel::cancel`]; the inner error tells of the deadline, and of a thread that ended without sending.
+    pub(crate) fn wait_for<T>(&self, answer: &Receiver<T>, deadline: Option<Instant>) -> Result<Result<T, RecvTimeoutError>> {
+        loop {
+            self.check()?;
+            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()).min(TICK));
+            match answer.recv_timeout(left) {
+                Err(RecvTimeoutError::Timeout) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                received => return Ok(received),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_child_is_cancelled_with_its_parent_and_not_the_other_way_round() {
+        let parent = Cancel::new();
+        let (one, other) = (parent.child(), parent.child());
+        one.cancel();
+        assert!(one.is_cancelled() && !parent.is_cancelled() && !other.is_cancelled());
+        parent.cancel();
+        assert!(other.is_cancelled());
+    }
+
+    #[test]
+    fn waits_end_early_when_cancelled_from_another_thread() {
+        let cancel = Cancel::new();
+        let (sender, receiver) = channel::<()>();
+        let long = Instant::now() + Duration::from_secs(60);
+        let cancel = &cancel;
+        thread::scope(|scope| {
+            let paused = scope.spawn(|| cancel.wait_until(long).unwrap_err().kind());
+            let listening = scope.spawn(move || cancel.wait_for(&receiver, Some(long)).unwrap_err().kind());
+            cancel.cancel();
+            assert_eq!(paused.join().unwrap(), ErrorKind::Cancelled);
+            assert_eq!(listening.join().unwrap(), ErrorKind::Cancelled);
+        });
+        assert!(Instant::now() < long);
+        drop(sender);
+    }
+
+    #[test]
+    fn what_is_waited_for_comes_or_is_late_or_never_comes() {
+        let cancel = Cancel::new();
+        let (sender, receiver) = channel();
+        sender.send(7).unwrap();
+        assert_eq!(cancel.wait_for(&receiver, None).unwrap(), Ok(7));
+        let passed = Some(Instant::now());
+        assert_eq!(cancel.wait_for(&receiver, passed).unwrap(), Err(RecvTimeoutError::Timeout));
+        drop(sender);
+        assert_eq!(cancel.wait_for(&receiver, None).unwrap(), Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -337,19 +337,26 @@ impl Checkpoint {
 }
 
 impl std::fmt::Display for Checkpoint {
-    /// `copied`, or `copying` with what that needs to go on, and the position as in `_cdc_lsn`. [`Checkpoint::parse`] reads it.
+    /// `copied`, or `copying` with what that needs to go on, the position as in `_cdc_lsn`, and a checksum of all that and the table's name.
+    /// [`Checkpoint::parse`] reads it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.phase {
-            CopyPhase::Copied => f.write_str("copied")?,
-            CopyPhase::Copying { done, sweep } => {
-                write!(f, "copying done={}", done.join(","))?;
-                if let Some(sweep) = sweep {
-                    write!(f, " sweep={sweep}")?;
-                }
-            }
-        }
-        write!(f, " {}", self.lsn())
+        let phase = match &self.phase {
+            CopyPhase::Copied => "copied".to_owned(),
+            CopyPhase::Copying { done, sweep: None } => format!("copying done={}", done.join(",")),
+            CopyPhase::Copying { done, sweep: Some(sweep) } => format!("copying done={} sweep={sweep}", done.join(",")),
+        };
+        let text = format!("{phase} {}", self.lsn());
+        write!(f, "{text} {:08x}", checksum(&self.table, &text))
     }
+}
+
+/// What a checkpoint ends with: a damaged one could pass for another, and a shard that it calls copied would never be.
+fn checksum(table: &str, text: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(table.as_bytes());
+    hasher.update(b"\0");
+    hasher.update(text.as_bytes());
+    hasher.finalize()
 }
 
 impl Checkpoint {
@@ -363,6 +370,10 @@ impl Checkpoint {
             let message = format!("the checkpoint of `{table}` cannot be read: {what}; rebuild the table with full_refresh");
             Error::position_fault_of(PositionFault::Unreadable, message).with_table(&table)
         };
+        let (text, sum) = text.rsplit_once(' ').ok_or_else(|| unreadable("it has no checksum"))?;
+        if sum != format!("{:08x}", checksum(&table, text)) {
+            return Err(unreadable("its checksum is another's"));
+        }
         let (phase, lsn) = text.rsplit_once(' ').ok_or_else(|| unreadable("it has no position"))?;
         let lsn = Lsn::parse(lsn).map_err(|cause| unreadable("its position is damaged").with_cause(cause))?;
         let ordinal = lsn.ordinal();
@@ -440,6 +451,7 @@ impl ChangeBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::{LastPk, ShardGtid};
 
     #[test]
     fn lsn_text_has_fixed_width_numbers() {
@@ -449,6 +461,40 @@ mod tests {
         text.clear();
         write_lsn(&mut text, Sequence { ordinal: u64::MAX, row: 999_999 }, Some("abc"));
         assert_eq!(text, "18446744073709551615:999999:abc");
+    }
+
+    #[test]
+    fn a_checkpoint_with_any_letter_changed_is_unreadable_or_the_same() {
+        let shard = |name: &str| ShardGtid::new("ks", name, "MySQL56/8bc65c84-3fe4-11ed-a912-257f0fcdd6c9:1-29");
+        let last_pk = LastPk::new("t", Some(vec![10, 5, 1, 2, 3, 4, 5]));
+        let position: Vgtid = [shard("-80"), shard("80-").with_last_pks(vec![last_pk])].into_iter().collect();
+        let phases = [CopyPhase::Copied, CopyPhase::Copying { done: vec!["-80".into()], sweep: Some(7) }];
+        for phase in phases {
+            let checkpoint = Checkpoint { table: "t".into(), phase, position: position.clone(), ordinal: 9 };
+            let text = checkpoint.to_string();
+            assert_eq!(Checkpoint::parse("t", &text).unwrap(), checkpoint);
+            assert!(Checkpoint::parse("u", &text).is_err(), "another table's");
+            for at in 0..text.len() {
+                for letter in "0aAz-:= _/".chars().filter(|letter| !text[at..].starts_with(*letter)) {
+                    let mut damaged = text.clone();
+                    damaged.replace_range(at..=at, &letter.to_string());
+                    let fault = Checkpoint::parse("t", &damaged).unwrap_err().position_fault();
+                    assert_eq!(fault, Some(PositionFault::Unreadable), "{damaged}");
+                }
+            }
+            // The position alone, as a row carries it: its number may have changed, not what it says.
+            let text = checkpoint.lsn().to_string();
+            for at in 28..text.len() {
+                for letter in ('!'..='~').filter(|letter| !text[at..].starts_with(*letter)) {
+                    let mut damaged = text.clone();
+                    damaged.replace_range(at..=at, &letter.to_string());
+                    match Lsn::parse(&damaged) {
+                        Ok(lsn) => assert_eq!(lsn.payload(), Some(&position), "{damaged}"),
+                        Err(error) => assert_eq!(error.position_fault(), Some(PositionFault::Unreadable)),
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -234,7 +234,8 @@ impl fmt::Debug for IngestOptions {
 ///
 /// # Errors
 /// `Config` if the options contradict each other or the source; `Schema` if a table that was named does not exist; those of the
-/// connection. `Cancelled` never: a run that was cancelled reports what it did, with tables that are not complete.
+/// connection. `Cancelled` only if it was cancelled before any table was worked on; later, a run that was cancelled reports what it did, with
+/// tables that are not complete.
 pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result<Report> {
     let begun = Instant::now();
     sink.set_zero_dates(options.zero_dates);
@@ -253,7 +254,7 @@ pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Resu
 /// The tables that were named, in that order, or all.
 fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
     let tables = if options.tables().is_empty() {
-        let tables = source.tables()?;
+        let tables = source.tables_unless(options.cancel())?;
         if tables.is_empty() {
             let database = source.options().database();
             return Err(Error::new(ErrorKind::Schema, format!("database `{database}` has no tables that the user may see")));
@@ -265,7 +266,7 @@ fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
             if tables.iter().any(|table| table.name() == name) {
                 return Err(Error::config(format!("table `{name}` is named twice")));
             }
-            tables.push(source.table(name)?);
+            tables.push(source.table_unless(name, options.cancel())?);
         }
         tables
     };

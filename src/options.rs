@@ -33,6 +33,8 @@ pub struct SourceOptions {
     tls_ca: Option<PathBuf>,
     client_certificate: Option<(PathBuf, PathBuf)>,
     connect_timeout: Duration,
+    read_timeout: Duration,
+    retry_timeout: Duration,
     capture: Option<CaptureOptions>,
 }
 
@@ -147,6 +149,8 @@ impl SourceOptions {
             tls_ca: None,
             client_certificate: None,
             connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(5 * 60),
+            retry_timeout: Duration::from_secs(2 * 60),
             capture: None,
         }
     }
@@ -198,6 +202,23 @@ impl SourceOptions {
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the MySQL server may send nothing while an answer is awaited, before that is an error; up to 24 hours. Default: 5 minutes.
+    #[must_use]
+    pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
+        self
+    }
+
+    /// How long connections that fail or break are tried again, with growing pauses; up to 24 hours. Default: 2 minutes.
+    ///
+    /// The time counts from the first failure since something was achieved: an answer of the MySQL server, a new position of the stream. The
+    /// very first connection, and the first to vtgate's gRPC port, is tried once. Refusals, such as of a password, are final.
+    #[must_use]
+    pub fn with_retry_timeout(mut self, timeout: Duration) -> Self {
+        self.retry_timeout = timeout;
         self
     }
 
@@ -258,6 +279,16 @@ impl SourceOptions {
         self.connect_timeout
     }
 
+    /// How long the MySQL server may send nothing while an answer is awaited.
+    pub fn read_timeout(&self) -> Duration {
+        self.read_timeout
+    }
+
+    /// How long connections that fail or break are tried again.
+    pub fn retry_timeout(&self) -> Duration {
+        self.retry_timeout
+    }
+
     /// How changes are captured, `None` if only tables are read.
     pub fn capture(&self) -> Option<&CaptureOptions> {
         self.capture.as_ref()
@@ -299,6 +330,8 @@ impl SourceOptions {
             (None, None) => {}
         }
         check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("read_timeout", self.read_timeout)?;
+        check_timeout("retry_timeout", self.retry_timeout)?;
         if let Some(capture) = &self.capture {
             self.check_capture(capture)?;
         }
@@ -374,6 +407,8 @@ impl fmt::Debug for SourceOptions {
             .field("tls_ca", &self.tls_ca)
             .field("client_certificate", &self.client_certificate)
             .field("connect_timeout", &self.connect_timeout)
+            .field("read_timeout", &self.read_timeout)
+            .field("retry_timeout", &self.retry_timeout)
             .field("capture", &self.capture)
             .finish()
     }
@@ -468,8 +503,12 @@ impl CaptureOptions {
         self
     }
 
-    /// How long a stream may bring nothing new, short of its end, before that is an error; up to 24 hours. Default: 5 minutes: a tablet
-    /// that restarts is silent for half a minute, and vtgate looks for another one for 90 s.
+    /// How long a stream may stand still, with neither a new position nor a row, while the server has more to send; up to 24 hours. Then
+    /// that is an error, which tells a throttled server from a stalled one. Default: 5 minutes: a tablet that restarts is silent for half a
+    /// minute, and vtgate looks for another one for 90 s.
+    ///
+    /// A stream that is idle since nothing happens goes on. One that does not even bring vtgate's heartbeats for half a minute is taken for a
+    /// dead connection and made anew, see [`SourceOptions::with_retry_timeout`].
     #[must_use]
     pub fn with_no_progress_timeout(mut self, timeout: Duration) -> Self {
         self.no_progress_timeout = timeout;
@@ -521,7 +560,7 @@ impl CaptureOptions {
         self.max_message_bytes
     }
 
-    /// How long a stream may bring nothing new.
+    /// How long a stream may stand still.
     pub fn no_progress_timeout(&self) -> Duration {
         self.no_progress_timeout
     }

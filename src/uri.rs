@@ -27,6 +27,8 @@ impl SourceOptions {
     /// | `tls_ca` | PEM file of the authorities to trust | the system's |
     /// | `tls_cert`, `tls_key` | PEM files of the client; both or neither | none |
     /// | `connect_timeout` | 1ms to 24h | `10s` |
+    /// | `read_timeout` | 1ms to 24h | `5m` |
+    /// | `retry_timeout` | 1ms to 24h | `2m` |
     ///
     /// Only for `mysql+cdc://`:
     ///
@@ -103,6 +105,12 @@ impl SourceOptions {
         }
         if let Some(timeout) = parameters.duration("connect_timeout")? {
             options = options.with_connect_timeout(timeout);
+        }
+        if let Some(timeout) = parameters.duration("read_timeout")? {
+            options = options.with_read_timeout(timeout);
+        }
+        if let Some(timeout) = parameters.duration("retry_timeout")? {
+            options = options.with_retry_timeout(timeout);
         }
         if is_capture {
             options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
@@ -217,12 +225,14 @@ const SOURCES: &str = "`mysql://` or `mysql+cdc://`";
 const SINKS: &str = "`duckdb://` or `sqlite://`";
 
 /// Every parameter, and the schemes that take it.
-const PARAMETERS: [(&str, &[&str]); 20] = [
+const PARAMETERS: [(&str, &[&str]); 22] = [
     ("tls", &["mysql", "mysql+cdc"]),
     ("tls_ca", &["mysql", "mysql+cdc"]),
     ("tls_cert", &["mysql", "mysql+cdc"]),
     ("tls_key", &["mysql", "mysql+cdc"]),
     ("connect_timeout", &["mysql", "mysql+cdc"]),
+    ("read_timeout", &["mysql", "mysql+cdc"]),
+    ("retry_timeout", &["mysql", "mysql+cdc"]),
     ("grpc_port", &["mysql+cdc"]),
     ("grpc_host", &["mysql+cdc"]),
     ("grpc_tls", &["mysql+cdc"]),
@@ -512,6 +522,8 @@ mod tests {
             ("mysql://h/shop?connect_timeout=500ms", shop().with_connect_timeout(Duration::from_millis(500))),
             ("mysql://h/shop?connect_timeout=2m", shop().with_connect_timeout(Duration::from_secs(120))),
             ("mysql://h/shop?connect_timeout=24h", shop().with_connect_timeout(Duration::from_secs(86_400))),
+            ("mysql://h/shop?read_timeout=30s", shop().with_read_timeout(Duration::from_secs(30))),
+            ("mysql://h/shop?retry_timeout=1ms", shop().with_retry_timeout(Duration::from_millis(1))),
         ];
         for (uri, expected) in cases {
             assert_eq!(SourceOptions::from_uri(uri).unwrap_or_else(|error| panic!("{uri}: {error}")), expected, "{uri}");
@@ -566,6 +578,7 @@ mod tests {
         assert_eq!((options.tls(), options.grpc_tls(), options.grpc_host()), (Tls::Preferred, Some(Tls::Verify), Some("h")));
         assert_eq!((options.tls_ca(), options.tls_cert(), options.tls_key()), (None, None, None));
         assert_eq!(options.connect_timeout(), Duration::from_secs(10));
+        assert_eq!((options.read_timeout(), options.retry_timeout()), (Duration::from_secs(300), Duration::from_secs(120)));
         let capture = options.capture().unwrap();
         assert_eq!((capture.grpc_port(), capture.grpc_credentials()), (15991, GrpcCredentials::Protected));
         assert_eq!((capture.mode(), capture.tablet_type(), capture.workload()), (CaptureMode::Batch, TabletType::Primary, Workload::Olap));
@@ -678,7 +691,8 @@ mod tests {
             ("mysql://h/shop?shard=0", "unknown parameter `shard`; `mysql://` knows"),
             (
                 "mysql://h/shop?colour=red",
-                "unknown parameter `colour`; `mysql://` knows `tls`, `tls_ca`, `tls_cert`, `tls_key` and `connect_timeout`",
+                "unknown parameter `colour`; `mysql://` knows `tls`, `tls_ca`, `tls_cert`, `tls_key`, `connect_timeout`, `read_timeout` and \
+                 `retry_timeout`",
             ),
             ("mysql://h/shop?co%20lour=red", "an unknown parameter; "),
             ("mysql://h/shop?grpc_port=15991", "`grpc_port` is a parameter of `mysql+cdc://`, not of `mysql://`"),
@@ -699,6 +713,8 @@ mod tests {
             ("mysql://h/shop?connect_timeout=18446744073709551615h", "a number with a unit"),
             ("mysql://h/shop?connect_timeout=0s", "from 1ms to 24h"),
             ("mysql://h/shop?connect_timeout=18446744073709551615s", "from 1ms to 24h"),
+            ("mysql://h/shop?read_timeout=25h", "`read_timeout` must be from 1ms to 24h"),
+            ("mysql://h/shop?retry_timeout=0s", "`retry_timeout` must be from 1ms to 24h"),
             ("mysql+cdc://h/shop", "grpc_port is missing: change capture needs vtgate's gRPC port, which differs from the MySQL port"),
             ("mysql+cdc://h/shop?mode=stream", "grpc_port is missing"),
         ];

@@ -8,6 +8,7 @@ use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::source::mysql::Rows;
 use crate::{Error, ErrorKind, Result};
 
 /// Copies the tables that the options name.
@@ -56,6 +57,9 @@ fn check(options: &IngestOptions) -> Result<()> {
     Ok(())
 }
 
+/// How often a table is begun anew at most after the connection broke within it. Nothing of it is visible before it is complete.
+const RESTARTS: usize = 2;
+
 /// Copies one table, keeping the account as it goes.
 fn copy_table(
     source: &Source,
@@ -66,11 +70,36 @@ fn copy_table(
     entry: &mut TableReport,
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
-    options.cancel().check()?;
-    let mut rows = source.rows_of(Arc::clone(table))?;
+    loop {
+        options.cancel().check()?;
+        let rows = source.rows_unless(Arc::clone(table), options.cancel())?;
+        let error = match copy_rows(rows, sink, options, target, entry, &progress) {
+            // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
+            Err(error) if error.kind() == ErrorKind::Connect => error,
+            result => return result,
+        };
+        if entry.notes.len() >= RESTARTS {
+            let message = format!("table `{}` broke off in each of {} attempts; `{target}` is as it was", table.name(), RESTARTS + 1);
+            return Err(Error::new(error.kind(), message).with_cause(error));
+        }
+        log::warn!("the copy of table `{}` is begun anew: {error:#}", table.name());
+        entry.notes.push(format!("begun anew after {} rows: the connection broke", entry.rows_read));
+        (entry.rows_read, entry.bytes) = (0, 0);
+    }
+}
+
+fn copy_rows(
+    mut rows: Rows,
+    sink: &mut Sink,
+    options: &IngestOptions,
+    target: &TableName,
+    entry: &mut TableReport,
+    progress: &impl Fn(&TableReport),
+) -> Result<()> {
+    let table = Arc::clone(rows.table());
     let mut load = match options.strategy() {
-        Some(Strategy::Append) => sink.append(target, table)?,
-        _ => sink.replace(target, table)?,
+        Some(Strategy::Append) => sink.append(target, &table)?,
+        _ => sink.replace(target, &table)?,
     };
     while let Some(batch) = rows.next_unless(options.cancel()) {
         let batch = batch?;

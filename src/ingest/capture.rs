@@ -59,6 +59,11 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     }
     let cancel = options.cancel().child();
     let changes = Changes::start(source, request, cancel.clone())?;
+    for (table, note) in changes.notes() {
+        if let Some(account) = accounts.iter_mut().find(|account| account.table.name() == table) {
+            account.report.notes.push(note.to_owned());
+        }
+    }
     let mut merge = sink.merge(deletes)?;
     for table in changes.tables() {
         if let Some(account) = accounts.iter().find(|account| account.table.name() == table.name()) {
@@ -180,7 +185,8 @@ fn pump(
                 }
                 Err(RecvTimeoutError::Disconnected) => break Ok(()),
             };
-            if let Err(error) = merge.write(&batch) {
+            // What waits here is read again by the next run, which is quicker than to write it.
+            if let Err(error) = options.cancel().check().and_then(|()| merge.write(&batch)) {
                 break Err(error);
             }
             account(accounts, &batch);

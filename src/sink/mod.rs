@@ -28,7 +28,6 @@
 //! one, named by [`staging_name`], and swaps them in one transaction; the next load of the same table removes what an interrupted one left
 //! behind. After an error a load refuses everything but being dropped.
 
-#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 pub(crate) mod checkpoint;
 #[cfg(test)]
 #[cfg(all(unix, any(feature = "sqlite", feature = "duckdb")))]
@@ -36,9 +35,7 @@ mod crash;
 #[cfg(feature = "duckdb")]
 mod duckdb;
 mod lease;
-#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod merge;
-#[cfg_attr(not(feature = "vstream"), allow(dead_code))]
 mod reduce;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -200,7 +197,6 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// The number of a bit column's default, which MySQL prints as `b'101'`.
-#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
 fn bit_default(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
     let number = digits.and_then(|digits| u64::from_str_radix(digits, 2).ok());
@@ -208,7 +204,6 @@ fn bit_default(text: &str) -> Result<u64> {
 }
 
 /// The bytes of a binary column's default as hexadecimal digits: MySQL prints it as `0x6162`.
-#[cfg_attr(not(any(feature = "sqlite", feature = "duckdb")), allow(dead_code))]
 fn binary_default(text: &str) -> String {
     match text.strip_prefix("0x") {
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => digits.to_owned(),
@@ -236,7 +231,6 @@ pub(crate) fn staging_name(table: &TableName) -> TableName {
 pub struct Sink {
     destination: Box<dyn Destination>,
     /// What was found of the tables whose positions were read, for the merge that follows.
-    #[cfg_attr(not(feature = "vstream"), allow(dead_code))]
     known: BTreeMap<TableName, checkpoint::Known>,
     // Given back after the database is closed.
     _lease: Option<lease::Lease>,
@@ -258,30 +252,27 @@ impl Sink {
     /// As [`Sink::open`].
     pub fn open_with(options: &SinkOptions) -> Result<Self> {
         options.check()?;
-        let (kind, path) = match options {
-            SinkOptions::DuckDb(options) => ("DuckDB", options.path()),
-            SinkOptions::Sqlite(options) => ("SQLite", options.path()),
+        let (kind, path, is_built) = match options {
+            SinkOptions::DuckDb(options) => ("DuckDB", options.path(), cfg!(feature = "duckdb")),
+            SinkOptions::Sqlite(options) => ("SQLite", options.path(), cfg!(feature = "sqlite")),
         };
-        let is_built = match options {
-            SinkOptions::DuckDb(_) => cfg!(feature = "duckdb"),
-            SinkOptions::Sqlite(_) => cfg!(feature = "sqlite"),
-        };
+        let not_built = || Error::new(ErrorKind::Unsupported, format!("built without the feature `{}`", kind.to_lowercase()));
         if !is_built {
-            return Err(Error::new(ErrorKind::Unsupported, format!("built without the feature `{}`", kind.to_lowercase())));
+            return Err(not_built());
         }
         // A database in memory is nobody else's.
         let in_memory = path == Path::new(":memory:");
         let path = if in_memory { path.to_owned() } else { lease::resolve(kind, path)? };
         let lease = if in_memory { None } else { Some(lease::Lease::take(&path)?) };
-        let destination: Box<dyn Destination> = match options {
+        let destination: Result<Box<dyn Destination>> = match options {
             #[cfg(feature = "duckdb")]
-            SinkOptions::DuckDb(options) => Box::new(duckdb::DuckDb::open(options, &path)?),
+            SinkOptions::DuckDb(options) => duckdb::DuckDb::open(options, &path).map(|opened| Box::new(opened) as _),
             #[cfg(feature = "sqlite")]
-            SinkOptions::Sqlite(options) => Box::new(sqlite::Sqlite::open(options, &path)?),
+            SinkOptions::Sqlite(options) => sqlite::Sqlite::open(options, &path).map(|opened| Box::new(opened) as _),
             #[cfg(not(all(feature = "duckdb", feature = "sqlite")))]
-            _ => return Err(Error::new(ErrorKind::Unsupported, "built without this kind of destination")),
+            _ => Err(not_built()),
         };
-        Ok(Self { destination, known: BTreeMap::new(), _lease: lease })
+        Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
     }
 
     /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::support::servers::{Server, mysql, vitess_secure};
+#[cfg(feature = "duckdb")]
+use crate::support::servers::vitess_secure;
+use crate::support::servers::{Server, mysql};
 use crate::vtgate::shop::Shop;
 
 /// Long enough for a machine that does other work, too.

@@ -3,12 +3,18 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program has no callers, and a panic is how it fails")]
 
-#[cfg(any(feature = "sqlite", feature = "duckdb"))]
+#[cfg(feature = "sqlite")]
 mod batch;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod capture;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod examples;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod full;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod network;
+#[cfg(all(feature = "vstream", feature = "sqlite"))]
+mod scripted;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;

@@ -18,6 +18,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_sink::Sink as _;
 use grpcio::{
     Environment, GrpcSlice, Marshaller, MessageReader, Method, MethodType, RpcStatus, RpcStatusCode, Server, ServerBuilder,
@@ -41,7 +43,23 @@ pub struct Script {
     on_stream: Arc<OnStream>,
     on_query: Arc<mysql::OnQuery>,
     identity: Option<tls::Identity>,
-    credentials: Option<(String, String)>,
+    credentials: Option<Credentials>,
+}
+
+/// User and password, and where gRPC calls have to carry them. MySQL has its own way.
+#[derive(Clone)]
+struct Credentials {
+    user: String,
+    password: String,
+    scheme: Scheme,
+}
+
+#[derive(Clone, Copy)]
+enum Scheme {
+    /// vtgate's static authentication: `username` and `password`.
+    Static,
+    /// HTTP's: `authorization`.
+    Basic,
 }
 
 impl Script {
@@ -57,6 +75,13 @@ impl Script {
         self
     }
 
+    /// Looks at each MySQL statement first; what it answers is the answer.
+    pub fn before_query(mut self, first: impl Fn(&str) -> Option<mysql::Answer> + Send + Sync + 'static) -> Self {
+        let then = self.on_query;
+        self.on_query = Arc::new(move |statement| first(statement).unwrap_or_else(|| then(statement)));
+        self
+    }
+
     /// Serves gRPC over TLS. MySQL stays plain.
     pub fn tls(mut self, identity: tls::Identity) -> Self {
         self.identity = Some(identity);
@@ -64,8 +89,17 @@ impl Script {
     }
 
     /// Demands user and password on both ports, with vtgate's answers if they are wrong.
-    pub fn credentials(mut self, user: &str, password: &str) -> Self {
-        self.credentials = Some((user.into(), password.into()));
+    pub fn credentials(self, user: &str, password: &str) -> Self {
+        self.demanding(user, password, Scheme::Static)
+    }
+
+    /// Demands user and password on both ports, of gRPC as HTTP has it: `authorization: Basic`, and nothing else.
+    pub fn basic(self, user: &str, password: &str) -> Self {
+        self.demanding(user, password, Scheme::Basic)
+    }
+
+    fn demanding(mut self, user: &str, password: &str, scheme: Scheme) -> Self {
+        self.credentials = Some(Credentials { user: user.into(), password: password.into(), scheme });
         self
     }
 }
@@ -215,7 +249,8 @@ impl Vtgate {
         let stop = Arc::new(Stop::default());
         let calls = Arc::new(Mutex::new(Vec::<JoinHandle<()>>::new()));
         let Script { on_stream, on_query, identity, credentials } = script;
-        let mysql = mysql::Front::start(on_query, credentials.clone());
+        let login = credentials.as_ref().map(|credentials| (credentials.user.clone(), credentials.password.clone()));
+        let mysql = mysql::Front::start(on_query, login);
         let service = {
             let (seen, stop, calls) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(&calls));
             ServiceBuilder::new().add_server_streaming_handler(&VSTREAM, move |context, message: VStreamRequest, sink| {
@@ -230,7 +265,7 @@ impl Vtgate {
                     seen.changed.notify_all();
                     requests.len() - 1
                 };
-                let refusal = credentials.as_ref().and_then(|(user, password)| refusal(user, password, &metadata));
+                let refusal = credentials.as_ref().and_then(|credentials| credentials.refusal(&metadata));
                 let (seen, on_stream) = (Arc::clone(&seen), Arc::clone(&on_stream));
                 let mut responder = Responder { sink, stop: Arc::clone(&stop), gone: false };
                 let call = std::thread::Builder::new().name("scripted-vstream".into()).spawn(move || {
@@ -284,12 +319,21 @@ impl Drop for Vtgate {
     }
 }
 
-/// vtgate's static authentication.
-fn refusal(user: &str, password: &str, metadata: &BTreeMap<String, String>) -> Option<Ending> {
-    match (metadata.get("username"), metadata.get("password")) {
-        (Some(name), Some(word)) if name == user && word == password => None,
-        (Some(name), Some(_)) => Some(Ending::Status(7, format!("auth failure: caller {name:?} provided invalid credentials"))),
-        _ => Some(Ending::status(16, "username and password must be provided")),
+impl Credentials {
+    /// How a call is refused that does not carry them.
+    fn refusal(&self, metadata: &BTreeMap<String, String>) -> Option<Ending> {
+        let Self { user, password, scheme } = self;
+        match scheme {
+            Scheme::Static => match (metadata.get("username"), metadata.get("password")) {
+                (Some(name), Some(word)) if name == user && word == password => None,
+                (Some(name), Some(_)) => Some(Ending::Status(7, format!("auth failure: caller {name:?} provided invalid credentials"))),
+                _ => Some(Ending::status(16, "username and password must be provided")),
+            },
+            Scheme::Basic => {
+                let expected = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
+                (metadata.get("authorization") != Some(&expected)).then(|| Ending::status(16, "unauthenticated"))
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Answer {
         state: &'static str,
         text: String,
     },
+    /// Nothing, until the client leaves.
+    Never,
     /// What any server answers: OK to SET, USE and transactions, values of a few variables, else an error that names the statement.
     Unscripted,
 }
@@ -296,6 +298,11 @@ impl Session<'_> {
             Answer::Rows { columns, rows } => (columns, rows),
             Answer::Done { affected } => return self.ok(affected),
             Answer::Failed { code, state, text } => return self.error(code, state, &text),
+            Answer::Never => {
+                // What comes instead of patience is the end of the connection.
+                let _ = self.wire.read();
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             Answer::Unscripted => unreachable!("answered before"),
         };
         let mut count = Vec::new();

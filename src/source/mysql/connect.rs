@@ -6,17 +6,15 @@ use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Opts, OptsBuilder, SslOpts};
 
+use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::tls::Tls;
 use crate::{Error, ErrorKind, Result};
-
-/// How long a server may stay silent in the middle of an answer.
-const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 
 /// No packet is larger than a gibibyte, whatever the server's own limit.
 const MAX_PACKET: usize = 1 << 30;
@@ -58,16 +56,18 @@ pub(crate) struct Connection {
     conn: Conn,
     socket: Option<TcpStream>,
     server: ServerKind,
+    connect_timeout: Duration,
+    read_timeout: Duration,
 }
 
 impl Connection {
     /// Connects and sets the session up, all within the options' connect time limit.
-    pub(crate) fn open(options: &SourceOptions) -> Result<Self> {
+    pub(crate) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
         let limit = options.connect_timeout();
         let options = options.clone();
         let place = Place::of(&options);
-        // Name resolution cannot be interrupted, so the attempt runs on a thread of its own that is left behind when time is up. It
-        // ends by itself: each of its later steps has the same limit.
+        // Name resolution cannot be interrupted, so the attempt runs on a thread of its own that is left behind when time is up, or the run
+        // cancelled. It ends by itself: each of its later steps has the same limit.
         let (answer, attempt) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name("ingest-connect".to_owned())
@@ -76,7 +76,7 @@ impl Connection {
                 let _ = answer.send(Self::attempt(&options));
             })
             .map_err(|cause| Error::new(ErrorKind::Connect, "no thread can be started to connect on").with_cause(cause))?;
-        match attempt.recv_timeout(limit) {
+        match cancel.wait_for(&attempt, Some(Instant::now() + limit))? {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
                 Err(Error::new(ErrorKind::Timeout, format!("no connection to {place} within {} s", limit.as_secs_f32())))
@@ -94,14 +94,18 @@ impl Connection {
         let socket = super::socket::duplicate(&conn).ok();
         #[cfg(not(unix))]
         let socket: Option<TcpStream> = None;
-        if let Some(socket) = &socket {
-            socket
-                .set_read_timeout(Some(SILENCE_LIMIT))
-                .map_err(|cause| Error::new(ErrorKind::Connect, "the socket takes no time limit").with_cause(cause))?;
-        }
-        let mut connection = Self { conn, socket, server };
+        let (connect_timeout, read_timeout) = (options.connect_timeout(), options.read_timeout());
+        let mut connection = Self { conn, socket, server, connect_timeout, read_timeout };
         connection.set_up_session()?;
+        connection.limit_silence(read_timeout)?;
         Ok(connection)
+    }
+
+    /// Sets how long the server may stay silent in the middle of an answer.
+    fn limit_silence(&self, limit: Duration) -> Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let refused = |cause| Error::new(ErrorKind::Connect, "the socket takes no time limit").with_cause(cause);
+        socket.set_read_timeout(Some(limit)).map_err(refused)
     }
 
     fn set_up_session(&mut self) -> Result<()> {
@@ -128,9 +132,12 @@ impl Connection {
         Ok(())
     }
 
-    /// The connection, if the server still answers on it.
+    /// The connection, if the server still answers on it, within the connect time limit: an idle one may have been forgotten on the way.
     pub(crate) fn if_alive(mut self) -> Option<Self> {
-        self.conn.ping().is_ok().then_some(self)
+        self.limit_silence(self.connect_timeout.min(self.read_timeout)).ok()?;
+        self.conn.ping().ok()?;
+        self.limit_silence(self.read_timeout).ok()?;
+        Some(self)
     }
 
     pub(crate) fn server(&self) -> &ServerKind {
@@ -159,16 +166,16 @@ impl Connection {
     }
 
     /// A handle by which another thread can end what this connection waits for.
-    pub(super) fn interrupter(&self) -> Option<Interrupter> {
+    pub(crate) fn interrupter(&self) -> Option<Interrupter> {
         self.socket.as_ref().and_then(|socket| socket.try_clone().ok()).map(Interrupter)
     }
 }
 
 /// Ends whatever a connection waits for, by closing it.
-pub(super) struct Interrupter(TcpStream);
+pub(crate) struct Interrupter(TcpStream);
 
 impl Interrupter {
-    pub(super) fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         // Only the reading half. A server that waits for room to send learns of the end by what it sends after the close, and the packet that
         // closes both halves at once would tell it that there is no room: it would wait for a minute, holding locks on the table.
         // An error means that the connection is closed already.
@@ -312,7 +319,7 @@ fn dial_once(options: &SourceOptions, local: SocketAddr, ssl: Option<SslOpts>) -
         .prefer_socket(false)
         .tcp_connect_timeout(Some(limit))
         .read_timeout(Some(limit))
-        .write_timeout(Some(SILENCE_LIMIT))
+        .write_timeout(Some(options.read_timeout()))
         .tcp_keepalive_time_ms(Some(30_000))
         .max_allowed_packet(Some(MAX_PACKET))
         // A server may see a password in clear text only if it has proved that it is the one that was meant.
@@ -499,7 +506,7 @@ pub(super) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> 
         }
         error => match io_cause(&error) {
             Some(cause) if is_timeout(cause) => {
-                Error::new(ErrorKind::Timeout, format!("{attempted}: nothing came for {} s", SILENCE_LIMIT.as_secs()))
+                Error::new(ErrorKind::Timeout, format!("{attempted}: the server sent nothing within the limit of `read_timeout`"))
             }
             Some(cause) => Error::new(ErrorKind::Connect, format!("{attempted}: the connection broke")).with_cause(cause.to_string()),
             None => Error::protocol(format!("{attempted}: the server broke MySQL's protocol")),

@@ -7,7 +7,7 @@ mod schema;
 #[cfg(unix)]
 mod socket;
 
-pub(crate) use connect::Connection;
 pub use connect::ServerKind;
+pub(crate) use connect::{Connection, Interrupter};
 pub use read::Rows;
 pub(crate) use schema::{table, tables};

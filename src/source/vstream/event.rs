@@ -15,6 +15,8 @@ pub(crate) struct Event<'a> {
     pub(crate) timestamp: i64,
     pub(crate) keyspace: &'a str,
     pub(crate) shard: &'a str,
+    /// The tablet says that it holds the stream back.
+    pub(crate) throttled: bool,
 }
 
 /// The events under the protocol's names (`binlogdata.VEventType`).
@@ -143,7 +145,7 @@ fn text(bytes: &[u8]) -> Result<&str> {
 
 fn read_event(message: &[u8]) -> Result<Event<'_>> {
     let mut event_type = 0;
-    let mut event = Event { kind: EventKind::Nothing, timestamp: 0, keyspace: "", shard: "" };
+    let mut event = Event { kind: EventKind::Nothing, timestamp: 0, keyspace: "", shard: "", throttled: false };
     let (mut row, mut field_event, mut vgtid) = (None, None, None);
     let mut statement = "";
     let mut reader = Reader::new(message);
@@ -157,6 +159,7 @@ fn read_event(message: &[u8]) -> Result<Event<'_>> {
             (7, Field::Bytes(bytes)) => vgtid = Some(bytes),
             (22, Field::Bytes(bytes)) => event.keyspace = text(bytes)?,
             (23, Field::Bytes(bytes)) => event.shard = text(bytes)?,
+            (24, Field::Varint(value)) => event.throttled = value != 0,
             _ => {}
         }
     }

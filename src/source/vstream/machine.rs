@@ -13,6 +13,9 @@
 //! stream serves all tables, from the oldest of their positions; a transaction that a table's own position already holds is left out for
 //! that table. So every table ends a run at the same VGTID.
 //!
+//! A reshard is followed: the VGTID names other shards from one event on, of the same keys. In the copy it discards the last PKs, so that the table
+//! is copied anew.
+//!
 //! Rows count from BEGIN to COMMIT. What stands between is dropped when a new BEGIN comes, when the connection breaks, and when the table
 //! has it already.
 
@@ -21,7 +24,8 @@ use std::sync::Arc;
 
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
 use crate::gtid::GtidSet;
-use crate::position::{Lsn, ShardGtid, Vgtid};
+use crate::keyrange::is_reshard;
+use crate::position::{Lsn, ShardGtid, Vgtid, list};
 use crate::schema::Table;
 use crate::source::vstream::ddl::Ddl;
 use crate::source::vstream::decode::{self, FieldPlan};
@@ -33,7 +37,7 @@ use crate::{Error, ErrorKind, PositionFault, Result};
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) keyspace: String,
-    /// The serving shards; the stream must list exactly these.
+    /// The shards of the position, which every VGTID lists until a reshard replaces some of them.
     pub(crate) shards: Vec<String>,
     /// The greatest ordinal used so far.
     pub(crate) ordinal: u64,
@@ -50,7 +54,8 @@ pub(crate) struct PlannedTable {
     pub(crate) position: Vgtid,
 }
 
-/// The stop position: what each shard's GTID set has to hold. `None` goes on for ever.
+/// The stop position: what the GTID set of each shard that served when it was read has to hold. A shard without an entry was resharded before, and
+/// has to be replaced by those that have one. `None` goes on for ever.
 pub(crate) type Stop = Option<BTreeMap<String, GtidSet>>;
 
 pub(crate) struct Machine {
@@ -67,6 +72,7 @@ pub(crate) struct Machine {
     /// Tables by their bare names.
     index: HashMap<String, usize>,
     ordinal: u64,
+    went_over: bool,
     finished: bool,
     /// Bytes of row images taken in since the last batch went out.
     buffered: usize,
@@ -84,6 +90,8 @@ enum Phase {
     Stream {
         stop: Stop,
         reached: BTreeSet<String>,
+        /// Shards that took the place of others after the stop position was read.
+        joined: BTreeSet<String>,
     },
 }
 
@@ -151,13 +159,14 @@ impl Machine {
         let mut stop = stop;
         if let Some(stop) = &mut stop {
             // Every table has to end at the same VGTID, so the stream goes at least as far as the furthest of them.
-            for table in &tables {
-                for shard in table.position.shards() {
-                    stop.entry(shard.shard().to_owned()).or_default().union(&shard.gtid_set()?);
+            for shard in tables.iter().flat_map(|table| table.position.shards()) {
+                if let Some(stop) = stop.get_mut(shard.shard()) {
+                    stop.union(&shard.gtid_set()?);
                 }
             }
         }
-        let mut machine = Self::new(plan, tables, position, Phase::Stream { stop, reached: BTreeSet::new() });
+        let phase = Phase::Stream { stop, reached: BTreeSet::new(), joined: BTreeSet::new() };
+        let mut machine = Self::new(plan, tables, position, phase);
         for state in &mut machine.tables {
             for shard in state.own.shards() {
                 let own = shard.gtid_set()?;
@@ -200,6 +209,7 @@ impl Machine {
             seen: None,
             plans,
             index,
+            went_over: false,
             finished: false,
             buffered: 0,
             committed_anything: false,
@@ -215,6 +225,16 @@ impl Machine {
     /// The tables that a request has to name.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.tables.iter().filter(|state| matches!(state.state, Following::Yes)).map(|state| &state.table)
+    }
+
+    /// The shards that the position is of now.
+    pub(crate) fn shards(&self) -> &[String] {
+        &self.plan.shards
+    }
+
+    /// Whether these have taken the place of others that served when the run began.
+    pub(crate) fn went_over(&self) -> bool {
+        self.went_over
     }
 
     /// Whether everything that was asked for has come; events are ignored from then on.
@@ -443,18 +463,23 @@ impl Machine {
         if let Some(other) = vgtid.shards().iter().find(|shard| shard.keyspace() != self.plan.keyspace) {
             return Err(self.violation(event, &format!("it is of keyspace `{}`", other.keyspace())));
         }
-        let mut sent: Vec<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
-        let mut expected: Vec<&str> = self.plan.shards.iter().map(String::as_str).collect();
-        sent.sort_unstable();
-        expected.sort_unstable();
-        if sent != expected {
-            let message = format!(
-                "the shards of keyspace `{}` changed while they were read: they were {}, and are {}; rebuild the tables with full_refresh",
-                self.plan.keyspace,
-                expected.join(", "),
-                sent.join(", ")
-            );
-            return Err(Error::position_fault_of(PositionFault::Shards, message));
+        // Taken over by the COMMIT: a connection that breaks before it goes on from the old shards.
+        if !self.has_shards_of(vgtid) {
+            let sent: BTreeSet<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
+            if sent.len() < vgtid.shards().len() {
+                return Err(self.violation(event, "it names a shard twice"));
+            }
+            let before: BTreeSet<&str> = self.plan.shards.iter().map(String::as_str).collect();
+            if !is_reshard(&before, &sent) {
+                let message = format!(
+                    "the shards of keyspace `{}` changed while they were read, to others that do not hold the same keys: they were {}, and are {}; \
+                     rebuild the tables with full_refresh",
+                    self.plan.keyspace,
+                    list(&before),
+                    list(&sent)
+                );
+                return Err(Error::position_fault_of(PositionFault::Shards, message));
+            }
         }
         let moved = match event.shard {
             "" => self.moved_shard(vgtid),
@@ -462,6 +487,14 @@ impl Machine {
         };
         self.seen = Some((vgtid.clone(), moved));
         Ok(())
+    }
+
+    /// Whether a VGTID is of the same shards as the position, and names each once.
+    fn has_shards_of(&self, vgtid: &Vgtid) -> bool {
+        let shards = &self.plan.shards;
+        // vtgate keeps their order, so that the way around is seldom taken.
+        vgtid.shards().iter().map(ShardGtid::shard).eq(shards)
+            || (vgtid.shards().len() == shards.len() && shards.iter().all(|shard| vgtid.shards().iter().any(|at| at.shard() == shard)))
     }
 
     /// Which shard a VGTID without a shard of its own speaks of: the first that differs from the last position.
@@ -477,7 +510,9 @@ impl Machine {
         // A COMMIT without a VGTID keeps the old position: the next one covers it.
         let seen = self.seen.take();
         let at = self.time_of(event)?;
+        let mut resharded = None;
         if let Some((vgtid, shard)) = &seen {
+            resharded = self.take_over_shards(vgtid)?;
             if let Some(entry) = vgtid.get(&self.plan.keyspace, shard) {
                 self.skip_what_tables_have(entry)?;
                 self.note_reached(entry)?;
@@ -504,8 +539,47 @@ impl Machine {
             }
         }
         self.committed_anything = true;
+        if let (true, Some(change)) = (self.is_copy(), resharded) {
+            self.copy_anew(0, &format!("the keyspace was resharded during its copy, {change}"));
+        }
         self.finish_if_reached();
         Ok(())
+    }
+
+    /// Takes over the shards of a VGTID where a reshard replaced some; says which by which.
+    ///
+    /// The new ones begin where the old ones end, so a table that was ahead of the stream on an old shard is so no more.
+    fn take_over_shards(&mut self, vgtid: &Vgtid) -> Result<Option<String>> {
+        if self.has_shards_of(vgtid) {
+            return Ok(None);
+        }
+        let sent: BTreeSet<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
+        let before = self.plan.shards.clone();
+        let before: BTreeSet<&str> = before.iter().map(String::as_str).collect();
+        let gone: BTreeSet<&str> = before.difference(&sent).copied().collect();
+        let new: BTreeSet<&str> = sent.difference(&before).copied().collect();
+        let change = format!("from {} to {}", list(&gone), list(&new));
+        log::info!("keyspace `{}` was resharded {change}", self.plan.keyspace);
+        for &shard in &gone {
+            self.plans.iter_mut().for_each(|plans| drop(plans.remove(shard)));
+            self.tables.iter_mut().for_each(|state| drop(state.ahead.remove(shard)));
+        }
+        self.plan.shards = vgtid.shards().iter().map(|entry| entry.shard().to_owned()).collect();
+        // Else the reshard is older than the stop position, and others may have followed it.
+        let is_recent = match &self.phase {
+            Phase::Stream { stop: Some(stop), joined, .. } => gone.iter().all(|shard| stop.contains_key(*shard) || joined.contains(*shard)),
+            _ => true,
+        };
+        if is_recent {
+            self.went_over = true;
+            if let Phase::Stream { joined, .. } = &mut self.phase {
+                joined.extend(new.iter().map(|shard| (*shard).to_owned()));
+            }
+        }
+        for entry in vgtid.shards().iter().filter(|entry| new.contains(entry.shard())) {
+            self.note_reached(entry)?;
+        }
+        Ok(Some(change))
     }
 
     /// Drops the open transaction's rows of tables that hold it already, by the GTIDs that it adds to the stream's.
@@ -532,13 +606,14 @@ impl Machine {
     }
 
     fn note_reached(&mut self, entry: &ShardGtid) -> Result<()> {
-        let Phase::Stream { stop: Some(stop), reached } = &mut self.phase else { return Ok(()) };
+        let Phase::Stream { stop: Some(stop), reached, joined } = &mut self.phase else { return Ok(()) };
         if reached.contains(entry.shard()) {
             return Ok(());
         }
         let reached_now = match stop.get(entry.shard()) {
             Some(stop) => entry.gtid_set()?.contains(stop),
-            None => true,
+            // All of the shard that it replaced was read, and more than that was not asked for.
+            None => joined.contains(entry.shard()),
         };
         if reached_now {
             reached.insert(entry.shard().to_owned());
@@ -549,7 +624,7 @@ impl Machine {
     fn finish_if_reached(&mut self) {
         let nobody_left = self.tables.iter().all(|state| !matches!(state.state, Following::Yes));
         let recopy = self.tables.iter().any(|state| matches!(state.state, Following::Recopy { .. }));
-        if let Phase::Stream { stop, reached } = &self.phase {
+        if let Phase::Stream { stop, reached, .. } = &self.phase {
             let all_reached = stop.is_some() && self.plan.shards.iter().all(|shard| reached.contains(shard));
             self.finished |= all_reached || nobody_left || recopy;
         } else {

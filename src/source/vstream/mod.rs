@@ -3,6 +3,8 @@
 #[cfg(all(feature = "vstream", not(unix)))]
 compile_error!("feature `vstream` needs Unix sockets: build with `default-features = false` on this system");
 
+#[cfg(any(feature = "vstream", test))]
+pub(crate) mod agenda;
 pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod event;
@@ -18,9 +20,13 @@ pub(crate) mod run;
 #[cfg(feature = "vstream")]
 mod server;
 #[cfg(feature = "vstream")]
+mod serving;
+#[cfg(feature = "vstream")]
 mod status;
 #[cfg(feature = "vstream")]
 pub(crate) mod transport;
+#[cfg(feature = "vstream")]
+mod watch;
 
 /// The messages of the protocol, generated from `proto/vtgate.proto`.
 #[cfg(feature = "vstream")]

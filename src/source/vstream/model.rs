@@ -1,6 +1,6 @@
 //! A random history of a small database, captured by the machine in runs that are killed and cut off, and compared with the history.
 //!
-//! The database has one to three shards with a binlog each; [`Call`] serves it as vtgate does, with the protocol's oddities; [`Runner`] does
+//! The database has one to four shards with a binlog each, which are resharded and whose servers change; [`Call`] serves it as vtgate does, with the protocol's oddities; [`Runner`] does
 //! what the blocking loop does, without I/O; a [`Model`] of a destination, or SQLite, takes the batches. After every batch that is complete,
 //! each table has to hold what the source held at the position of the table's checkpoint, row by row.
 //!
@@ -16,16 +16,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::ErrorKind;
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, TableChanges};
 use crate::gtid::GtidSet;
-use crate::position::{LastPk, Lsn, ShardGtid, Vgtid};
+use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
+use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{encode, read_response};
-use crate::source::vstream::machine::{Machine, Plan, PlannedTable, nothing_copied};
+use crate::source::vstream::machine::{Machine, Plan};
 use crate::value::{DateTime, ValueRef};
 
 const KEYSPACE: &str = "ks";
@@ -66,6 +68,9 @@ struct Content {
     columns: usize,
 }
 
+/// Before and after.
+type Images = (Option<Row>, Option<Row>);
+
 #[derive(Clone)]
 enum Logged {
     /// Changes of tables, by their indexes: before and after.
@@ -75,11 +80,17 @@ enum Logged {
     /// A statement and the table that it concerns.
     Ddl(usize, String),
     Other,
+    /// The end of a shard that was resharded, and which reshard that was.
+    Journal(usize),
 }
 
 struct Shard {
-    name: &'static str,
+    name: String,
     number: usize,
+    /// The quarters of the keys that it holds.
+    quarters: Range<usize>,
+    /// After how many transactions another server took over.
+    reparents: Vec<usize>,
     /// Entry `n - 1` is the transaction with GTID `n`.
     log: Vec<Logged>,
     /// What each table holds after each transaction; the first is that of the empty log.
@@ -95,9 +106,20 @@ impl Shard {
         &self.states[at][table]
     }
 
+    /// Without the end of a shard that was resharded.
+    fn open_len(&self) -> usize {
+        self.len() - usize::from(matches!(self.log.last(), Some(Logged::Journal(_))))
+    }
+
     fn gtid(&self, at: usize) -> String {
-        // One server for each shard.
-        format!("MySQL56/0a000000-0000-0000-0000-00000000000{}:1-{at}", self.number)
+        let starts = std::iter::once(0).chain(self.reparents.iter().copied());
+        let ends = self.reparents.iter().copied().chain([usize::MAX]);
+        let servers = starts
+            .zip(ends)
+            .enumerate()
+            .filter(|(_, (start, _))| *start < at)
+            .map(|(server, (start, end))| format!("0a000000-0000-0000-{server:04x}-{:012x}:1-{}", self.number, at.min(end) - start));
+        format!("MySQL56/{}", servers.collect::<Vec<_>>().join(","))
     }
 
     fn append(&mut self, entry: Logged, change: impl FnOnce(&mut Vec<Content>)) {
@@ -108,13 +130,32 @@ impl Shard {
     }
 }
 
-/// The transactions in a GTID's text, which are always the first ones.
+/// The transactions in a GTID's text, which are always the first ones of each server.
 fn count(gtid: &str) -> usize {
-    gtid.rsplit(['-', ':']).next().and_then(|last| last.parse().ok()).unwrap_or(0)
+    gtid.split(',').filter_map(|server| server.rsplit(['-', ':']).next()?.parse::<usize>().ok()).sum()
+}
+
+/// Which quarter of the keys a key is of.
+fn quarter(key: i64) -> usize {
+    key.rem_euclid(4) as usize
+}
+
+fn shard_name(quarters: &Range<usize>) -> String {
+    let bound = |at: usize| ["", "40", "80", "c0", ""][at];
+    format!("{}-{}", bound(quarters.start), bound(quarters.end))
+}
+
+struct Reshard {
+    old: Vec<usize>,
+    /// The new shards, which begin after their first transaction.
+    new: Vec<usize>,
 }
 
 struct Database {
+    /// Those that serve and those that did.
     shards: Vec<Shard>,
+    serving: Vec<usize>,
+    reshards: Vec<Reshard>,
     tables: usize,
     values: i64,
 }
@@ -125,23 +166,73 @@ fn table_name(table: usize) -> String {
 
 impl Database {
     fn new(random: &mut Random) -> Self {
-        let names: &[&str] = match random.below(3) {
-            0 => &["0"],
-            1 => &["-80", "80-"],
-            _ => &["-40", "40-80", "80-"],
+        let bounds: &[usize] = match random.below(3) {
+            0 => &[0, 4],
+            1 => &[0, 2, 4],
+            _ => &[0, 1, 2, 4],
         };
         let tables = 1 + random.below(3);
-        let empty = || Rc::new(vec![Content { rows: Rows::new(), columns: 2 }; tables]);
-        let shards =
-            names.iter().enumerate().map(|(number, name)| Shard { name, number, log: Vec::new(), states: vec![empty()] }).collect();
-        let mut database = Self { shards, tables, values: 0 };
-        for shard in &mut database.shards {
-            shard.append(Logged::Other, |_| ());
+        let mut database = Self { shards: Vec::new(), serving: Vec::new(), reshards: Vec::new(), tables, values: 0 };
+        for bounds in bounds.windows(2) {
+            let empty = vec![Content { rows: Rows::new(), columns: 2 }; tables];
+            let number = database.add_shard(bounds[0]..bounds[1], empty);
+            database.serving.push(number);
         }
         for _ in 0..random.below(8) {
             database.transaction(random);
         }
         database
+    }
+
+    /// A shard with these rows and one transaction in its binlog.
+    fn add_shard(&mut self, quarters: Range<usize>, content: Vec<Content>) -> usize {
+        let number = self.shards.len();
+        // The one shard of an unsharded keyspace has a name of its own.
+        let name = if quarters == (0..4) && number == 0 { "0".into() } else { shard_name(&quarters) };
+        let states = vec![Rc::new(content)];
+        let mut shard = Shard { name, number, quarters, reparents: Vec::new(), log: Vec::new(), states };
+        shard.append(Logged::Other, |_| ());
+        self.shards.push(shard);
+        number
+    }
+
+    /// Splits a shard into two, or merges two. The old ones end, and their rows go on in the new ones.
+    fn reshard(&mut self, random: &mut Random) {
+        let at = random.below(self.serving.len());
+        let one = self.shards[self.serving[at]].quarters.clone();
+        let (old, new) = match self.serving.get(at + 1) {
+            Some(&next) if random.percent(50) => {
+                (vec![self.serving[at], next], std::iter::once(one.start..self.shards[next].quarters.end).collect())
+            }
+            _ if one.len() > 1 => {
+                let middle = one.start + 1 + random.below(one.len() - 1);
+                (vec![self.serving[at]], vec![one.start..middle, middle..one.end])
+            }
+            _ => return,
+        };
+        // A name that comes again would be another shard's under the same name.
+        if new.iter().any(|quarters| self.shards.iter().any(|shard| shard.name == shard_name(quarters))) {
+            return;
+        }
+        let mut content = vec![Content::default(); self.tables];
+        for &shard in &old {
+            let last = Rc::clone(&self.shards[shard].states[self.shards[shard].len()]);
+            for (into, from) in content.iter_mut().zip(last.iter()) {
+                into.columns = from.columns;
+                into.rows.extend(from.rows.clone());
+            }
+        }
+        let mut numbers = Vec::new();
+        for quarters in new {
+            let mut part = content.clone();
+            part.iter_mut().for_each(|table| table.rows.retain(|key, _| quarters.contains(&quarter(*key))));
+            numbers.push(self.add_shard(quarters, part));
+        }
+        for &shard in &old {
+            self.shards[shard].append(Logged::Journal(self.reshards.len()), |_| ());
+        }
+        self.serving.splice(at..at + old.len(), numbers.clone());
+        self.reshards.push(Reshard { old, new: numbers });
     }
 
     fn value(&mut self, random: &mut Random) -> Option<i64> {
@@ -170,7 +261,8 @@ impl Database {
             }
             5..=8 => {
                 let table = random.below(self.tables);
-                let columns = self.shards[0].content(table, self.shards[0].len()).columns;
+                let first = &self.shards[self.serving[0]];
+                let columns = first.content(table, first.len()).columns;
                 if columns < COLUMNS.len() {
                     let statement = format!("alter table {} add column {} bigint", table_name(table), COLUMNS[columns]);
                     self.on_all_shards(random, statement, table, |_, content| {
@@ -180,8 +272,16 @@ impl Database {
                 }
             }
             9..=12 => {
-                let shard = random.below(self.shards.len());
+                let shard = self.serving[random.below(self.serving.len())];
                 self.shards[shard].append(Logged::Other, |_| ());
+            }
+            13..=15 => self.reshard(random),
+            16..=18 => {
+                let shard = self.serving[random.below(self.serving.len())];
+                let shard = &mut self.shards[shard];
+                shard.reparents.push(shard.len());
+                // The new primary's first transaction: two servers of no transaction each would be one.
+                shard.append(Logged::Other, |_| ());
             }
             _ => self.transaction(random),
         }
@@ -189,7 +289,7 @@ impl Database {
 
     /// Runs a statement on each shard in its own time.
     fn on_all_shards(&mut self, random: &mut Random, statement: String, table: usize, change: impl Fn(usize, &mut Content)) {
-        for shard in 0..self.shards.len() {
+        for shard in self.serving.clone() {
             let entry = Logged::Ddl(table, statement.clone());
             self.shards[shard].append(entry, |state| change(shard, &mut state[table]));
             if random.percent(30) {
@@ -200,14 +300,15 @@ impl Database {
 
     /// A transaction on one shard.
     fn transaction(&mut self, random: &mut Random) {
-        let at = random.below(self.shards.len());
+        let at = self.serving[random.below(self.serving.len())];
+        let quarters = self.shards[at].quarters.clone();
+        let key_of = |random: &mut Random| (random.below(6) * 4 + quarters.start + random.below(quarters.len())) as i64;
         let mut state: Vec<Content> = self.shards[at].states.last().map(|state| (**state).clone()).unwrap_or_default();
         let mut changes = Vec::new();
         for _ in 0..random.below(5) {
             let table = random.below(self.tables);
             // The shards divide the keys.
-            let key = (random.below(6) * self.shards.len() + at) as i64;
-            let other = (random.below(6) * self.shards.len() + at) as i64;
+            let (key, other) = (key_of(random), key_of(random));
             let columns = state[table].columns;
             let values: Row = (1..columns).map(|_| self.value(random)).collect();
             let made = |key: i64| std::iter::once(Some(key)).chain(values.iter().copied()).collect::<Row>();
@@ -242,16 +343,26 @@ impl Database {
     }
 
     fn table(&self, table: usize) -> Table {
-        let shard = &self.shards[0];
+        let shard = &self.shards[self.serving[0]];
         let columns = &COLUMNS[..shard.content(table, shard.len()).columns];
         let bigint = || ColumnType::Int { bits: 64, unsigned: false };
         let columns = columns.iter().map(|name| Column::new(*name, bigint(), true)).collect();
         Table::new(table_name(table), columns).with_primary_key(&["id"]).unwrap()
     }
 
+    /// What the serving shards say of themselves.
+    fn histories(&self) -> Vec<ServerShard> {
+        let serving = self.serving.iter().map(|&number| &self.shards[number]);
+        let executed = |shard: &Shard| GtidSet::parse(&shard.gtid(shard.len())).unwrap();
+        serving.map(|shard| ServerShard { shard: shard.name.clone(), executed: executed(shard), purged: GtidSet::default() }).collect()
+    }
+
     fn executed(&self) -> BTreeMap<String, GtidSet> {
-        let set = |shard: &Shard| GtidSet::parse(&shard.gtid(shard.len())).unwrap();
-        self.shards.iter().map(|shard| (shard.name.to_owned(), set(shard))).collect()
+        self.histories().into_iter().map(|history| (history.shard, history.executed)).collect()
+    }
+
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.name == name)
     }
 }
 
@@ -267,6 +378,8 @@ enum Serving {
 }
 
 struct ShardCall {
+    /// Which shard of the database.
+    number: usize,
     at: usize,
     serving: Serving,
     copies: bool,
@@ -289,8 +402,8 @@ type Events = Vec<(String, Vec<u8>)>;
 impl Call {
     fn new(database: &Database, from: &Vgtid, tables: Vec<usize>, random: &mut Random) -> Result<Self, String> {
         let mut shards = Vec::new();
-        for shard in &database.shards {
-            let entry = from.get(KEYSPACE, shard.name).ok_or("the request misses a shard")?;
+        for entry in from.shards() {
+            let shard = database.shard(entry.shard()).ok_or("the request is for a shard that never was")?;
             let at = count(entry.gtid());
             let last_pk = entry.last_pks().first().map(|last| {
                 let key = last.last_pk().and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse::<i64>().ok());
@@ -302,7 +415,7 @@ impl Call {
                 (_, None) => Serving::Stream { copy: None },
             };
             let copies = !matches!(serving, Serving::Stream { copy: None });
-            shards.push(ShardCall { at, serving, copies, fields: BTreeMap::new() });
+            shards.push(ShardCall { number: shard.number, at, serving, copies, fields: BTreeMap::new() });
         }
         Ok(Self { shards, reported: from.shards().to_vec(), tables, leaves_begin_out: random.percent(20) })
     }
@@ -325,7 +438,12 @@ impl Call {
     }
 
     fn step(&mut self, database: &Database, shard: usize, random: &mut Random) -> Events {
-        let source = &database.shards[shard];
+        let source = &database.shards[self.shards[shard].number];
+        if let (Serving::Stream { .. }, Some(Logged::Journal(reshard))) =
+            (&self.shards[shard].serving, source.log.get(self.shards[shard].at))
+        {
+            return self.switch(database, &database.reshards[*reshard], random);
+        }
         match self.shards[shard].serving {
             Serving::Stream { copy } if self.shards[shard].at == source.len() => match copy {
                 None if random.percent(10) => self.unchanged(source),
@@ -340,7 +458,7 @@ impl Call {
             Serving::Copied => {
                 self.shards[shard].serving = Serving::Stream { copy: None };
                 let all = self.shards.iter().all(|shard| shard.copies && matches!(shard.serving, Serving::Stream { copy: None }));
-                let mut events = vec![simple(encode::COPY_COMPLETED, source.name)];
+                let mut events = vec![simple(encode::COPY_COMPLETED, &source.name)];
                 if all {
                     events.push(("COPY_COMPLETED".into(), encode::event(encode::COPY_COMPLETED, 0, "", "", None)));
                 }
@@ -349,16 +467,37 @@ impl Call {
         }
     }
 
+    /// Goes over to new shards once all old ones have come to their end. Only the VGTIDs tell; last PKs are forgotten.
+    fn switch(&mut self, database: &Database, reshard: &Reshard, random: &mut Random) -> Events {
+        let is_old = |call: &ShardCall| reshard.old.contains(&call.number);
+        let at_end =
+            |call: &ShardCall| matches!(call.serving, Serving::Stream { .. }) && call.at == database.shards[call.number].open_len();
+        // One of them may come out of another reshard that the call has yet to go over.
+        if self.shards.iter().filter(|call| is_old(call) && at_end(call)).count() < reshard.old.len() {
+            return Vec::new();
+        }
+        self.shards.retain(|call| !is_old(call));
+        self.reported.retain(|entry| !reshard.old.iter().any(|&old| database.shards[old].name == entry.shard()));
+        for &number in &reshard.new {
+            let shard = &database.shards[number];
+            self.reported.push(ShardGtid::new(KEYSPACE, &shard.name, shard.gtid(1)));
+            let serving = Serving::Stream { copy: None };
+            self.shards.push(ShardCall { number, at: 1, serving, copies: false, fields: BTreeMap::new() });
+        }
+        let first = reshard.new[random.below(reshard.new.len())];
+        self.unchanged(&database.shards[first])
+    }
+
     /// An empty transaction that moves nothing.
     fn unchanged(&self, source: &Shard) -> Events {
-        vec![simple(encode::BEGIN, source.name), self.vgtid(source), simple(encode::COMMIT, source.name)]
+        vec![simple(encode::BEGIN, &source.name), self.vgtid(source), simple(encode::COMMIT, &source.name)]
     }
 
     fn vgtid(&self, source: &Shard) -> (String, Vec<u8>) {
         let name = self.reported.iter().map(|at| format!("{} {}{}", at.shard(), count(at.gtid()), shown_last_pk(at)));
         let text = format!("VGTID {} [{}]", source.name, name.collect::<Vec<_>>().join(", "));
         let vgtid = Vgtid::new(self.reported.clone());
-        (text, encode::vgtid(KEYSPACE, source.name, &vgtid))
+        (text, encode::vgtid(KEYSPACE, &source.name, &vgtid))
     }
 
     fn report(&mut self, source: &Shard, shard: usize, last_pk: Option<Option<i64>>) -> (String, Vec<u8>) {
@@ -371,7 +510,7 @@ impl Call {
             Some(None) => Vec::new(),
             Some(Some(key)) => vec![LastPk::new(table, Some(key.to_string().into_bytes()))],
         };
-        *entry = ShardGtid::new(KEYSPACE, source.name, source.gtid(at)).with_last_pks(last_pks);
+        *entry = ShardGtid::new(KEYSPACE, &source.name, source.gtid(at)).with_last_pks(last_pks);
         self.vgtid(source)
     }
 
@@ -381,9 +520,9 @@ impl Call {
         let mut events = Vec::new();
         if !begun {
             // The snapshot is taken now, and its position stays that of the shard until the copy is complete.
-            self.shards[shard].at = source.len();
+            self.shards[shard].at = source.open_len();
             self.shards[shard].fields.clear();
-            events.push(simple(encode::BEGIN, source.name));
+            events.push(simple(encode::BEGIN, &source.name));
             events.push(self.field(source, shard, table));
             events.push(self.report(source, shard, None));
         }
@@ -393,22 +532,22 @@ impl Call {
             content.rows.range((from, std::ops::Bound::Unbounded)).map(|(_, row)| row).take(1 + random.below(4)).collect();
         if rows.is_empty() {
             // Also where a BEGIN came before: that one stays without an end.
-            events.push(simple(encode::BEGIN, source.name));
+            events.push(simple(encode::BEGIN, &source.name));
             events.push(self.report(source, shard, Some(None)));
-            events.push(simple(encode::COMMIT, source.name));
+            events.push(simple(encode::COMMIT, &source.name));
             self.shards[shard].serving = Serving::Copied;
             self.shards[shard].fields.clear();
             return events;
         }
         if begun && !self.leaves_begin_out {
-            events.push(simple(encode::BEGIN, source.name));
+            events.push(simple(encode::BEGIN, &source.name));
         }
         let last = rows.last().and_then(|row| row[0]);
         for row in rows {
-            events.push(rows_event(source.name, shard, table, 0, &[(None, Some(row.clone()))]));
+            events.push(rows_event(&source.name, source.number, table, 0, &[(None, Some(row.clone()))]));
         }
         events.push(self.report(source, shard, Some(last)));
-        events.push(simple(encode::COMMIT, source.name));
+        events.push(simple(encode::COMMIT, &source.name));
         self.shards[shard].serving = Serving::Copy { after: last, begun: true };
         events
     }
@@ -416,15 +555,15 @@ impl Call {
     fn field(&mut self, source: &Shard, shard: usize, table: usize) -> (String, Vec<u8>) {
         let columns = source.content(table, self.shards[shard].at).columns;
         self.shards[shard].fields.insert(table, columns);
-        let columns: Vec<(&str, u64, &str)> = order(shard, columns).map(|column| (COLUMNS[column], 63, "bigint")).collect();
+        let columns: Vec<(&str, u64, &str)> = order(source.number, columns).map(|column| (COLUMNS[column], 63, "bigint")).collect();
         let names: Vec<&str> = columns.iter().map(|column| column.0).collect();
         let text = format!("FIELD {} t{table} ({})", source.name, names.join(", "));
-        (text, encode::field(KEYSPACE, source.name, &table_name(table), &columns))
+        (text, encode::field(KEYSPACE, &source.name, &table_name(table), &columns))
     }
 
     /// The next transaction of the binlog.
     fn logged(&mut self, database: &Database, shard: usize, random: &mut Random) -> Events {
-        let source = &database.shards[shard];
+        let source = &database.shards[self.shards[shard].number];
         let time = 1_700_000_000 + self.shards[shard].at as u64;
         let entry = &source.log[self.shards[shard].at];
         self.shards[shard].at += 1;
@@ -433,27 +572,29 @@ impl Call {
                 let mut events = Vec::new();
                 if random.percent(6) {
                     // A catch-up that was cancelled within a transaction, which then comes whole.
-                    events.push(simple(encode::BEGIN, source.name));
+                    events.push(simple(encode::BEGIN, &source.name));
                     let some = random.below(changes.len() + 1);
                     self.changes(source, shard, &changes[..some], time, random, &mut events);
                 }
-                events.push(simple(encode::BEGIN, source.name));
+                events.push(simple(encode::BEGIN, &source.name));
                 self.changes(source, shard, changes, time, random, &mut events);
                 if matches!(entry, Logged::Rows(_)) {
                     events.push(self.report(source, shard, None));
                 }
-                events.push((format!("COMMIT {}", source.name), encode::event(encode::COMMIT, time, KEYSPACE, source.name, None)));
+                events.push((format!("COMMIT {}", source.name), encode::event(encode::COMMIT, time, KEYSPACE, &source.name, None)));
                 events
             }
             Logged::Ddl(table, statement) => {
                 let vgtid = self.report(source, shard, None);
                 let last = match self.tables.contains(table) {
-                    true => (format!("DDL {} {statement}", source.name), encode::ddl(KEYSPACE, source.name, time, statement)),
-                    false => simple(encode::OTHER, source.name),
+                    true => (format!("DDL {} {statement}", source.name), encode::ddl(KEYSPACE, &source.name, time, statement)),
+                    false => simple(encode::OTHER, &source.name),
                 };
                 vec![vgtid, last]
             }
-            Logged::Other => vec![self.report(source, shard, None), simple(encode::OTHER, source.name)],
+            // The call goes over to other shards there.
+            Logged::Journal(_) => Vec::new(),
+            Logged::Other => vec![self.report(source, shard, None), simple(encode::OTHER, &source.name)],
         }
     }
 
@@ -466,7 +607,7 @@ impl Call {
         random: &mut Random,
         events: &mut Events,
     ) {
-        let mut rows: Vec<(usize, Vec<(Option<Row>, Option<Row>)>)> = Vec::new();
+        let mut rows: Vec<(usize, Vec<Images>)> = Vec::new();
         for (table, before, after) in changes.iter().filter(|(table, ..)| self.tables.contains(table)) {
             match rows.last_mut() {
                 Some((last, images)) if last == table && random.percent(50) => images.push((before.clone(), after.clone())),
@@ -479,7 +620,7 @@ impl Call {
                 let field = self.field(source, shard, table);
                 events.push(field);
             }
-            events.push(rows_event(source.name, shard, table, time, &images));
+            events.push(rows_event(&source.name, source.number, table, time, &images));
         }
     }
 }
@@ -503,7 +644,7 @@ fn order(shard: usize, columns: usize) -> impl Iterator<Item = usize> {
     (0..columns).map(move |column| if shard % 2 == 1 { columns - 1 - column } else { column })
 }
 
-fn rows_event(name: &str, shard: usize, table: usize, time: u64, images: &[(Option<Row>, Option<Row>)]) -> (String, Vec<u8>) {
+fn rows_event(name: &str, shard: usize, table: usize, time: u64, images: &[Images]) -> (String, Vec<u8>) {
     let image = |row: &Option<Row>| -> Option<Vec<Option<Vec<u8>>>> {
         let row = row.as_ref()?;
         Some(order(shard, row.len()).map(|column| row[column].map(|value| value.to_string().into_bytes())).collect())
@@ -681,7 +822,8 @@ fn goes_on(before: &Checkpoint, after: &Checkpoint) -> Result<(), String> {
         return Ok(());
     }
     for shard in before.position().shards() {
-        let now = after.position().get(KEYSPACE, shard.shard()).map_or("", ShardGtid::gtid);
+        // A shard that was resharded is gone.
+        let Some(now) = after.position().get(KEYSPACE, shard.shard()).map(ShardGtid::gtid) else { continue };
         if count(now) < count(shard.gtid()) {
             return Err(format!("the checkpoint of `{}` went from `{}` to `{now}`", after.table, shard.gtid()));
         }
@@ -695,13 +837,6 @@ fn goes_on(before: &Checkpoint, after: &Checkpoint) -> Result<(), String> {
 enum End {
     CaughtUp,
     Killed,
-}
-
-/// A table between two machines.
-struct Follow {
-    table: Arc<Table>,
-    position: Vgtid,
-    phase: CopyPhase,
 }
 
 struct Runner<'a> {
@@ -730,76 +865,61 @@ impl Runner<'_> {
         tables: Vec<(Table, Option<Checkpoint>)>,
         write: &mut dyn FnMut(&Database, &ChangeBatch) -> Result<(), String>,
     ) -> Result<End, String> {
-        let shards: Vec<String> = self.database.shards.iter().map(|shard| shard.name.to_owned()).collect();
+        let serving = self.database.histories();
         let ordinal = tables.iter().filter_map(|(_, at)| at.as_ref()).map(|at| at.ordinal).max().unwrap_or(0);
-        let mut plan = Plan {
+        let plan = Plan {
             keyspace: KEYSPACE.into(),
-            shards: shards.clone(),
+            shards: serving.iter().map(|shard| shard.shard.clone()).collect(),
             ordinal,
             now: DateTime::default(),
             transaction_bytes: self.transaction_bytes,
         };
         let stop = self.database.executed();
-        let (mut to_copy, mut copied) = (VecDeque::new(), Vec::new());
+        let mut agenda = Agenda::new(plan, stop.clone(), false);
         for (table, at) in tables {
-            let table = Arc::new(table);
-            let follow = match at {
-                Some(at) => Follow { table, position: at.position, phase: at.phase },
-                None => Follow {
-                    table,
-                    position: nothing_copied(KEYSPACE, &shards),
-                    phase: CopyPhase::Copying { done: Vec::new(), sweep: None },
-                },
-            };
-            match follow.phase {
-                CopyPhase::Copied => copied.push(follow),
-                CopyPhase::Copying { .. } => to_copy.push_back(follow),
-            }
+            let judged = at.map(|at| judge(&at.position, KEYSPACE, &serving).map(|fit| Resume::of(at, fit)));
+            agenda.add(Arc::new(table), judged.transpose().map_err(|error| format!("{error:?}"))?);
         }
-        loop {
-            let (mut machine, is_last) = match to_copy.pop_front() {
-                Some(Follow { table, position, phase: CopyPhase::Copying { done, sweep } }) => {
-                    self.note(|| format!("-- copy of {}, sweep {sweep:?}", table.name()));
-                    (Machine::copy(plan.clone(), table, position, done, sweep), false)
-                }
-                Some(_) => return Err("a table that was copied is to be copied again".into()),
-                None => {
-                    self.note(|| "-- stream".into());
-                    let planned = copied.drain(..).map(|follow| PlannedTable { table: follow.table, position: follow.position }).collect();
-                    let machine = Machine::stream(plan.clone(), planned, Some(stop.clone())).map_err(|error| format!("{error:?}"))?;
-                    (machine, true)
-                }
-            };
+        if let Some(batch) = agenda.take_ready() {
+            self.hand_over(&batch, write)?;
+        }
+        while let Some(Next { mut machine, is_last }) = agenda.next().map_err(|error| format!("{error:?}"))? {
+            let tables: Vec<&str> = machine.tables().map(|table| table.name()).collect();
+            self.note(|| format!("-- a machine for {} from {:?}", tables.join(", "), machine.shards()));
             if self.feed(&mut machine, write)? == End::Killed {
                 return Ok(End::Killed);
             }
-            let batch = machine.take_all();
-            plan.ordinal = machine.ordinal();
-            let mut recopied = false;
-            for (table, checkpoint) in machine.into_checkpoints() {
-                let Some(checkpoint) = checkpoint else { continue };
-                let follow = Follow { table, position: checkpoint.position, phase: checkpoint.phase };
-                match follow.phase {
-                    CopyPhase::Copied => copied.push(follow),
-                    CopyPhase::Copying { .. } => {
-                        recopied = true;
-                        to_copy.push_back(follow);
-                    }
-                }
+            let mut batch = machine.take_all();
+            if let Some(shards) = agenda.finish(machine, is_last, &mut batch) {
+                let executed = |name: &String| {
+                    let shard = self.database.shard(name).ok_or("the machine went over to a shard that never was")?;
+                    let set = GtidSet::parse(&shard.gtid(shard.open_len())).map_err(|error| format!("{error:?}"))?;
+                    Ok::<_, String>((name.clone(), set))
+                };
+                let stop = shards.iter().map(executed).collect::<Result<_, _>>()?;
+                agenda.stop_at(stop);
             }
             self.hand_over(&batch, write)?;
-            if is_last && !recopied {
-                for follow in &copied {
-                    for shard in &shards {
-                        let at = follow.position.get(KEYSPACE, shard).map(ShardGtid::gtid_set).transpose().map_err(|e| format!("{e:?}"))?;
-                        if !at.is_some_and(|at| at.contains(&stop[shard])) || follow.position != copied[0].position {
-                            return Err(format!("{} did not reach the stop position", follow.table.name()));
+            if batch.is_caught_up() {
+                for checkpoint in batch.checkpoints() {
+                    // Of a shard that is gone, all was read.
+                    for at in checkpoint.position().shards().iter().filter(|at| stop.contains_key(at.shard())) {
+                        if !at.gtid_set().is_ok_and(|set| set.contains(&stop[at.shard()])) {
+                            return Err(format!(
+                                "{} did not reach the stop position {stop:?} at {:?}",
+                                checkpoint.table(),
+                                checkpoint.position()
+                            ));
                         }
+                    }
+                    if checkpoint.position() != batch.checkpoints()[0].position() {
+                        return Err(format!("{} ends elsewhere than the others", checkpoint.table()));
                     }
                 }
                 return Ok(End::CaughtUp);
             }
         }
+        Err("the run ended before it had caught up".into())
     }
 
     fn hand_over(
@@ -832,7 +952,7 @@ impl Runner<'_> {
                     let tables = machine.tables().map(|table| table.name()[1..].parse().unwrap_or(0)).collect();
                     let calling = Call::new(self.database, &machine.resume_from(), tables, self.random)?;
                     if let Some(trace) = self.trace.as_mut() {
-                        let _ = writeln!(trace, "   connected: {}", calling.vgtid(&self.database.shards[0]).0);
+                        let _ = writeln!(trace, "   connected: {}", calling.vgtid(&self.database.shards[calling.shards[0].number]).0);
                     }
                     call.insert(calling)
                 }
@@ -900,15 +1020,16 @@ fn compare(database: &Database, table: usize, checkpoint: &Checkpoint, rows: &BT
         CopyPhase::Copied => None,
         CopyPhase::Copying { done, sweep } => Some((done, *sweep)),
     };
-    let shards = database.shards.len() as i64;
-    for shard in &database.shards {
-        let Some(at) = checkpoint.position().get(KEYSPACE, shard.name) else { return Err("a checkpoint misses a shard".into()) };
+    let mut quarters: Vec<usize> = Vec::new();
+    for at in checkpoint.position().shards() {
+        let Some(shard) = database.shard(at.shard()) else { return Err("a checkpoint names a shard that never was".into()) };
+        quarters.extend(shard.quarters.clone());
         let position = count(at.gtid());
         // The change after the position may be there already if its transaction said nothing of its own position.
         if shard.log.get(position).is_some_and(|entry| matches!(entry, Logged::Silent(_))) {
             continue;
         }
-        let is_done = copying.is_none_or(|(done, _)| done.iter().any(|done| done == shard.name));
+        let is_done = copying.is_none_or(|(done, _)| done.contains(&shard.name));
         // Of a shard that is being copied, what the last PK says.
         let until = match at.last_pks().first().and_then(LastPk::last_pk) {
             _ if is_done => i64::MAX,
@@ -920,7 +1041,7 @@ fn compare(database: &Database, table: usize, checkpoint: &Checkpoint, rows: &BT
         let expected = content.rows.iter().filter(|(key, _)| **key <= until);
         let found = rows.iter().filter(|(key, row)| {
             let waits_for_sweep = sweep.as_ref().is_some_and(|sweep| row.lsn < *sweep);
-            !row.deleted && !waits_for_sweep && **key <= until && **key % shards == shard.number as i64
+            !row.deleted && !waits_for_sweep && **key <= until && shard.quarters.contains(&quarter(**key))
         });
         let expected: Vec<(i64, Row)> = expected.map(|(key, row)| (*key, row.clone())).collect();
         let found: Vec<(i64, Row)> = found.map(|(key, row)| (*key, row.values[..content.columns].to_vec())).collect();
@@ -931,6 +1052,10 @@ fn compare(database: &Database, table: usize, checkpoint: &Checkpoint, rows: &BT
                 shown_last_pk(at)
             ));
         }
+    }
+    quarters.sort_unstable();
+    if quarters != [0, 1, 2, 3] {
+        return Err(format!("the shards of a checkpoint hold the quarters {quarters:?} of the keys"));
     }
     Ok(())
 }

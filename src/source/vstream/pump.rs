@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustls::ClientConnection;
 
 use super::handover::{Readiness, wait};
+use crate::Result;
+use crate::cancel::{Cancel, TICK};
 
 /// How long grpc core may take to close its end, and the server to take the last bytes, once we let go of a connection.
 const FAREWELL: Duration = Duration::from_millis(250);
@@ -76,6 +79,8 @@ pub(super) struct Pump {
 struct Progress {
     state: Mutex<State>,
     changed: Condvar,
+    /// Bytes that the server has sent.
+    received: AtomicU64,
 }
 
 #[derive(Default)]
@@ -128,9 +133,21 @@ impl Pump {
 
     /// Waits for the server's first bytes. `false`: the connection has ended instead, and [`Pump::end`] says why. Bounded by the deadline that
     /// [`Pump::start`] was given.
-    pub(super) fn wait_for_answer(&self) -> bool {
-        let waiting = |state: &mut State| !state.answered && state.end.is_none();
-        self.progress.changed.wait_while(self.progress.lock(), waiting).unwrap_or_else(PoisonError::into_inner).answered
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(super) fn wait_for_answer(&self, cancel: &Cancel) -> Result<bool> {
+        let mut state = self.progress.lock();
+        while !state.answered && state.end.is_none() {
+            cancel.check()?;
+            state = self.progress.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(state.answered)
+    }
+
+    /// How many bytes the server has sent so far.
+    pub(super) fn received(&self) -> u64 {
+        self.progress.received.load(Ordering::Relaxed)
     }
 
     /// Hands what ended the connection to `read`, or `None` while it stands.
@@ -277,7 +294,10 @@ impl Link {
         if at_server.read {
             let into = self.tls.as_mut().map_or(&mut self.down, |tls| &mut tls.wire);
             match into.fill(&self.tcp) {
-                Ok(read) => self.server_is_done |= read == Some(0),
+                Ok(read) => {
+                    self.server_is_done |= read == Some(0);
+                    self.progress.received.fetch_add(read.unwrap_or_default() as u64, Ordering::Relaxed);
+                }
                 Err(error) => return Err(self.broken(error)),
             }
         }
@@ -446,7 +466,7 @@ mod tests {
         // In two parts, so that the verdict has to wait for the second.
         server.write_all(&SETTINGS[..4]).unwrap();
         server.write_all(&SETTINGS[4..]).unwrap();
-        assert!(pump.wait_for_answer());
+        assert!(pump.wait_for_answer(&Cancel::new()).unwrap());
         // More than all the buffers between hold, and nobody reads yet.
         let sent: Vec<u8> = (0..4_000_000_u32).map(|i| i.to_le_bytes()[1]).collect();
         let copy = sent.clone();
@@ -457,12 +477,21 @@ mod tests {
         writer.join().unwrap().unwrap();
         assert_eq!(grpc.read(&mut seen).unwrap(), 0);
         pump.end(|end| assert!(matches!(end, Some(End::Closed { answered: true })), "{end:?}"));
+        assert_eq!(pump.received(), (SETTINGS.len() + sent.len()) as u64);
+    }
+
+    #[test]
+    fn waiting_for_an_answer_ends_when_cancelled() {
+        let (pump, _server, _grpc) = started(Duration::from_secs(60));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert_eq!(pump.wait_for_answer(&cancel).unwrap_err().kind(), crate::ErrorKind::Cancelled);
     }
 
     #[test]
     fn a_silent_server_ends_the_wait_at_the_deadline() {
         let (pump, _server, _grpc) = started(Duration::from_millis(50));
-        assert!(!pump.wait_for_answer());
+        assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Silent)), "{end:?}"));
     }
 
@@ -470,19 +499,19 @@ mod tests {
     fn a_server_that_closes_or_speaks_another_protocol_is_told_apart() {
         let (pump, server, _grpc) = started(Duration::from_secs(10));
         drop(server);
-        assert!(!pump.wait_for_answer());
+        assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Closed { answered: false })), "{end:?}"));
 
         let (pump, mut server, _grpc) = started(Duration::from_secs(10));
         server.write_all(&[0x15, 3, 3, 0, 2, 2, 10]).unwrap();
         drop(server);
-        assert!(!pump.wait_for_answer());
+        assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Tls))), "{end:?}"));
 
         // Too short for a verdict, and nothing follows: the deadline decides.
         let (pump, mut server, _grpc) = started(Duration::from_millis(50));
         server.write_all(b"SSH").unwrap();
-        assert!(!pump.wait_for_answer());
+        assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Unknown))), "{end:?}"));
     }
 
@@ -490,7 +519,7 @@ mod tests {
     fn closing_our_end_sends_what_is_left_and_ends_the_thread() {
         let (pump, mut server, mut grpc) = started(Duration::from_secs(10));
         server.write_all(&SETTINGS).unwrap();
-        assert!(pump.wait_for_answer());
+        assert!(pump.wait_for_answer(&Cancel::new()).unwrap());
         grpc.write_all(b"last words").unwrap();
         drop(grpc);
         let mut heard = Vec::new();
@@ -503,7 +532,7 @@ mod tests {
     fn dropping_ends_the_thread_even_if_the_other_end_stays_open() {
         let (pump, mut server, _grpc) = started(Duration::from_secs(10));
         server.write_all(&SETTINGS).unwrap();
-        assert!(pump.wait_for_answer());
+        assert!(pump.wait_for_answer(&Cancel::new()).unwrap());
         let begun = Instant::now();
         drop(pump);
         assert!(begun.elapsed() < Duration::from_secs(1));

@@ -1,22 +1,26 @@
 //! The blocking loop behind [`Changes`]: it moves bytes between vtgate and the machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protobuf::{Message as _, MessageField};
 
-use crate::cancel::Cancel;
-use crate::change::{Change, ChangeBatch, CopyPhase};
+use crate::cancel::{Cancel, TICK};
+use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
-use crate::position::{ServerShard, Vgtid, judge};
+use crate::position::{LastPk, ServerShard, Vgtid, judge, list};
+use crate::retry::Retry;
 use crate::schema::{Column, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
+use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{EventKind, read_response};
-use crate::source::vstream::machine::{Machine, Plan, PlannedTable, Stop, nothing_copied};
+use crate::source::vstream::machine::{Machine, Plan};
+use crate::source::vstream::serving::{Inquiry, Serving};
 use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
+use crate::source::vstream::watch::{Brought, Watch};
 use crate::source::vstream::{proto, server};
 use crate::tls::TlsFiles;
 use crate::value::DateTime;
@@ -30,12 +34,12 @@ const STREAM_INTERVAL: Duration = Duration::from_secs(1);
 const BATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// An open transaction larger than this is handed out in pieces.
 const TRANSACTION_BYTES: usize = 48 << 20;
-/// How long a wait lasts at most before cancellation is looked at.
-const TICK: Duration = Duration::from_millis(100);
 /// How often vtgate proves that the link lives while it has nothing to send.
-const HEARTBEAT_SECONDS: u32 = 5;
-/// Reconnections in a row that bring no new position.
-const ATTEMPTS: u32 = 5;
+pub(super) const HEARTBEAT_SECONDS: u32 = 5;
+/// A connection on which six heartbeats are missing is dead.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// How often in a row an error is tried again of which nobody knows whether that can help.
+const UNKNOWN_ERRORS: u32 = 3;
 
 /// Which tables to capture, and from where.
 #[derive(Debug, Clone, Default)]
@@ -90,23 +94,23 @@ pub struct Changes<'a> {
     mode: CaptureMode,
     source: &'a Source,
     cancel: Cancel,
-    plan: Plan,
-    stop: BTreeMap<String, GtidSet>,
-    to_copy: VecDeque<Follow>,
-    copied: Vec<Follow>,
+    keyspace: String,
+    agenda: Agenda,
     running: Option<Running>,
     /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
     /// show in the stream when their time comes, or else at its end.
     declared: BTreeMap<String, Table>,
-    caught_up: bool,
+    /// What is to be said of tables, by their names.
+    notes: Vec<(String, String)>,
+    /// One for the whole run: what ends a row of failures is a new position, in whatever machine.
+    retry: Retry,
+    /// Errors in that row of which nobody knows whether trying again can help.
+    unknown_errors: u32,
+    /// A position was resumed from of which the server did not tell whether it can be.
+    unchecked: bool,
+    /// What ends the run, once what was committed before is handed out.
+    failed: Option<Error>,
     ended: bool,
-}
-
-/// A table between two machines.
-struct Follow {
-    table: Arc<Table>,
-    position: Vgtid,
-    phase: CopyPhase,
 }
 
 struct Running {
@@ -115,11 +119,7 @@ struct Running {
     /// Whether reaching the machine's end means that every table has caught up.
     is_last: bool,
     last_taken: Instant,
-    last_progress: Instant,
-    heard: bool,
-    failures: u32,
-    /// A batch that has to wait for the one before it.
-    waiting: VecDeque<ChangeBatch>,
+    watch: Watch,
 }
 
 impl<'a> Changes<'a> {
@@ -133,72 +133,75 @@ impl<'a> Changes<'a> {
         if request.tables.is_empty() {
             return Err(Error::config("no table was named to be captured"));
         }
-        let endpoint = endpoint(&options, &capture)?;
+        let mut endpoint = endpoint(&options, &capture)?;
         let keyspace = keyspace_of(options.database()).to_owned();
-        let tablet_type = capture.tablet_type();
-        let serving = source.with_connection(|connection| {
-            let serving = server::shards(connection, &keyspace)?;
-            let chosen = chosen_shards(&keyspace, serving, capture.shards())?;
-            server::histories(connection, &keyspace, &chosen, tablet_type)
-        })?;
+        let inquiry = Inquiry { source, endpoint: &endpoint, capture: &capture, keyspace: &keyspace, cancel: &cancel };
+        let Serving { shards: serving, unchecked } = inquiry.serving()?;
+        endpoint.proven = unchecked;
         let shards: Vec<String> = serving.iter().map(|shard| shard.shard.clone()).collect();
-        let (mut to_copy, mut copied) = (VecDeque::new(), Vec::new());
-        let mut declared = BTreeMap::new();
+        let plan = Plan { keyspace: keyspace.clone(), shards, ordinal: request.ordinal, now: now()?, transaction_bytes: TRANSACTION_BYTES };
+        let mode = request.mode.unwrap_or(capture.mode());
+        let mut agenda = Agenda::new(plan, stop_position(&serving), mode == CaptureMode::Stream);
+        let (mut declared, mut notes) = (BTreeMap::new(), Vec::new());
         for (table, resume) in request.tables {
             check_table(&table)?;
             declared.insert(table.name().to_owned(), table.clone());
-            let follow = match resume {
-                None => Follow {
-                    table: Arc::new(table),
-                    position: nothing_copied(&keyspace, &shards),
-                    phase: CopyPhase::Copying { done: Vec::new(), sweep: None },
-                },
-                Some(StoredPosition { checkpoint, of_rows, columns }) => {
-                    let at_table = |error: Error| error.with_table(table.name());
-                    judge(&checkpoint.position, &keyspace, &serving).map_err(at_table)?;
-                    if let Some(of_rows) = of_rows.as_ref().and_then(|lsn| lsn.payload()) {
-                        // It may be old, since nothing has happened to the table, but it has to be of the same history.
-                        let outdated = |error: &Error| error.position_fault() == Some(PositionFault::Purged);
-                        judge(of_rows, &keyspace, &serving)
-                            .or_else(|error| if outdated(&error) { Ok(()) } else { Err(error) })
-                            .map_err(at_table)?;
-                    }
-                    let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
-                    Follow { table: Arc::new(table), position: checkpoint.position, phase: checkpoint.phase }
-                }
+            let Some(StoredPosition { checkpoint, of_rows, columns }) = resume else {
+                agenda.add(Arc::new(table), None);
+                continue;
             };
-            match follow.phase {
-                CopyPhase::Copied => copied.push(follow),
-                CopyPhase::Copying { .. } => to_copy.push_back(follow),
+            let at_table = |error: Error| error.with_table(table.name());
+            let fit = judge(&checkpoint.position, &keyspace, &serving).map_err(at_table)?;
+            if let Some(of_rows) = of_rows.as_ref().and_then(|lsn| lsn.payload())
+                && let Err(error) = judge(of_rows, &keyspace, &serving)
+                // It may be old, since nothing has happened to the table, but it has to be of the same history.
+                && !matches!(error.position_fault(), Some(PositionFault::Purged | PositionFault::Shards))
+            {
+                return Err(at_table(error));
             }
+            if unchecked {
+                notes.push((table.name().to_owned(), UNCHECKED.to_owned()));
+            }
+            let resume = match is_resumable(&checkpoint.position) {
+                true => Resume::of(checkpoint, fit),
+                false => Resume::Anew(NO_FIELDS),
+            };
+            let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
+            agenda.add(Arc::new(table), Some(resume));
         }
-        let now = now()?;
-        let plan = Plan { keyspace, shards, ordinal: request.ordinal, now, transaction_bytes: TRANSACTION_BYTES };
-        let stop = stop_position(&serving);
-        let mode = request.mode.unwrap_or(capture.mode());
         Ok(Self {
             endpoint,
             capture,
             mode,
             source,
             cancel,
-            plan,
-            stop,
-            to_copy,
-            copied,
+            keyspace,
+            agenda,
             running: None,
             declared,
-            caught_up: false,
+            unchecked: !notes.is_empty(),
+            notes,
+            retry: Retry::new(options.retry_timeout()),
+            unknown_errors: 0,
+            failed: None,
             ended: false,
         })
     }
 
+    /// What is to be known of tables beside their changes: the table, and a sentence. Known before the first batch.
+    pub fn notes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.notes.iter().map(|(table, note)| (table.as_str(), note.as_str()))
+    }
+
     /// The tables as they are known before the first batch: those that are resumed without the columns that their destination lacks.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.to_copy.iter().chain(&self.copied).map(|follow| &*follow.table)
+        self.agenda.tables()
     }
 
     fn step(&mut self) -> Result<Option<ChangeBatch>> {
+        if let Some(batch) = self.agenda.take_ready() {
+            return Ok(Some(batch));
+        }
         loop {
             self.cancel.check()?;
             let Some(running) = &mut self.running else {
@@ -207,9 +210,6 @@ impl<'a> Changes<'a> {
                 }
                 continue;
             };
-            if let Some(batch) = running.waiting.pop_front() {
-                return Ok(Some(batch));
-            }
             if running.machine.is_finished() {
                 return self.finish().map(Some);
             }
@@ -234,38 +234,30 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Starts the next machine: a copy while a table needs one, else the stream of all. `false` if there is nothing left to do.
+    /// What was committed before an error and is not handed out yet.
+    fn committed(&mut self) -> Option<ChangeBatch> {
+        let running = self.running.as_mut()?;
+        running.stream = None;
+        // Of a transaction that was handed out in part nothing may be kept.
+        running.machine.connection_lost().ok()?;
+        let mut batch = running.machine.take()?;
+        self.complete_columns(&mut batch).ok().filter(Vec::is_empty)?;
+        Some(batch)
+    }
+
+    /// Starts the next machine. `false` if there is nothing left to do.
     fn begin(&mut self) -> Result<bool> {
-        let (machine, is_last) = if let Some(follow) = self.to_copy.pop_front() {
-            let CopyPhase::Copying { done, sweep } = follow.phase else {
-                return Err(Error::protocol("a table that was copied is to be copied again"));
-            };
-            (Machine::copy(self.plan.clone(), follow.table, follow.position, done, sweep), false)
-        } else if self.copied.is_empty() || (self.caught_up && self.mode == CaptureMode::Batch) {
-            return Ok(false);
-        } else {
-            let planned = self.copied.drain(..).map(|follow| PlannedTable { table: follow.table, position: follow.position }).collect();
-            let stop: Stop = (!self.caught_up).then(|| self.stop.clone());
-            (Machine::stream(self.plan.clone(), planned, stop)?, true)
-        };
-        let now = Instant::now();
-        self.running = Some(Running {
-            machine,
-            stream: None,
-            is_last,
-            last_taken: now,
-            last_progress: now,
-            heard: false,
-            failures: 0,
-            waiting: VecDeque::new(),
-        });
+        let Some(Next { machine, is_last }) = self.agenda.next()? else { return Ok(false) };
+        let watch = Watch::new(machine.resume_from());
+        self.running = Some(Running { machine, stream: None, is_last, last_taken: Instant::now(), watch });
         Ok(true)
     }
 
     /// Takes the last batch out of a machine that has ended, and notes where its tables stand.
     fn finish(&mut self) -> Result<ChangeBatch> {
         let Some(running) = self.running.take() else { return Err(Error::protocol("no stream is running")) };
-        let Running { mut machine, stream, is_last, .. } = running;
+        let Running { mut machine, stream, is_last, mut watch, .. } = running;
+        self.note_progress(&machine, &mut watch);
         // The call ends before the batch is written, so that no tablet waits for a destination.
         drop(stream);
         let mut batch = machine.take_all();
@@ -275,26 +267,17 @@ impl<'a> Changes<'a> {
             batch.checkpoints = machine.copy_anew_by_name(&table, COMPUTED);
             batch.changes.extend(machine.take_all().changes);
         }
-        self.plan.ordinal = machine.ordinal();
-        let mut recopied = false;
-        for (table, checkpoint) in machine.into_checkpoints() {
-            let Some(checkpoint) = checkpoint else { continue };
-            let seen = batch.changes.iter().rev().find(|change| change.table().name() == table.name());
-            let table = seen.map_or(table, |change| Arc::clone(change.table()));
-            let follow = Follow { table, position: checkpoint.position, phase: checkpoint.phase };
-            match follow.phase {
-                CopyPhase::Copied => self.copied.push(follow),
-                CopyPhase::Copying { .. } => {
-                    recopied = true;
-                    self.to_copy.push_back(follow);
-                }
-            }
-        }
-        if is_last && !recopied {
-            self.caught_up = true;
-            batch.caught_up = true;
+        if let Some(shards) = self.agenda.finish(machine, is_last, &mut batch) {
+            // A reshard within this run: what comes next goes to where the new shards are now.
+            let stop = stop_position(&self.inquiry().executed(&shards)?);
+            self.agenda.stop_at(stop);
         }
         Ok(batch)
+    }
+
+    fn inquiry(&self) -> Inquiry<'_> {
+        let Self { source, endpoint, capture, keyspace, cancel, .. } = self;
+        Inquiry { source, endpoint, capture, keyspace, cancel }
     }
 
     /// Columns that were declared when the run began and that no row has shown: the stop position is not older than the declarations, so
@@ -315,92 +298,189 @@ impl<'a> Changes<'a> {
 
     /// Receives one message, reconnecting where that may help.
     fn receive(&mut self) -> Result<()> {
+        let began = Instant::now();
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(stream) = &mut running.stream else {
-            let request = request(&self.plan, &self.capture, &running.machine)?;
-            let connected = Channel::connect(&self.endpoint).and_then(|channel| channel.vstream(&request));
+            let position = running.machine.resume_from();
+            if !is_resumable(&position) {
+                return self.copy_anew();
+            }
+            let request = request(&self.capture, &running.machine, &position)?;
+            let connected = Channel::connect(&self.endpoint, &self.cancel).and_then(|channel| channel.vstream(&request));
             match connected {
                 Ok(stream) => {
                     running.stream = Some(stream);
-                    running.last_progress = Instant::now();
-                    running.heard = false;
+                    running.watch.connected();
+                    self.endpoint.proven = true;
                     return Ok(());
                 }
-                // The first connection of a machine fails at once: what is wrong with it is seldom cured by waiting.
-                Err(error) if running.failures == 0 => return Err(error),
-                Err(error) => return self.back_off(error),
+                // The first connection of a run fails at once: what is wrong with it is seldom cured by waiting.
+                Err(error) if !self.endpoint.proven => return Err(error),
+                Err(error) => return self.broke(began, error),
             }
         };
-        let failed = match stream.receive(Instant::now() + TICK) {
+        let received = stream.receive(began + TICK);
+        let received_bytes = stream.received_bytes();
+        let failed = match received {
             Ok(Received::Message(message)) => {
-                let machine = &mut running.machine;
-                let mut progress = false;
+                let Running { machine, watch, .. } = running;
+                let mut brought = Brought::Message;
                 read_response(&message, |event| {
-                    progress |= !matches!(event.kind, EventKind::Heartbeat);
+                    if matches!(event.kind, EventKind::Row(_)) {
+                        brought = Brought::Rows;
+                    }
+                    if event.throttled {
+                        watch.note_throttled();
+                    }
                     machine.on_event(&event)
                 })?;
-                running.heard = true;
-                if progress {
-                    running.last_progress = Instant::now();
-                    running.failures = 0;
-                }
-                return Ok(());
+                watch.waited(began.elapsed(), brought, received_bytes);
+                return self.check_progress();
             }
             Ok(Received::TimedOut) => {
-                let limit = self.capture.no_progress_timeout();
-                if running.last_progress.elapsed() < limit {
-                    return Ok(());
+                running.watch.waited(began.elapsed(), Brought::Nothing, received_bytes);
+                if running.watch.silent() < SILENCE_LIMIT {
+                    return self.check_progress();
                 }
-                return self.no_progress(limit);
+                let message = format!("vtgate has sent nothing for {} s, not even its heartbeats", SILENCE_LIMIT.as_secs());
+                let silent_since = began.checked_sub(SILENCE_LIMIT).unwrap_or(began);
+                return self.broke(silent_since, Error::new(ErrorKind::Timeout, message));
             }
             Ok(Received::Ended) => Error::new(ErrorKind::Connect, "vtgate ended the stream before the stop position was reached"),
             Err(error) => error,
         };
-        running.stream = None;
-        if !failed.is_transient() {
-            return Err(failed);
-        }
-        running.machine.connection_lost()?;
-        self.back_off(failed)
+        self.broke(began, failed)
     }
 
-    /// Waits before the next attempt, longer each time; gives up with the error after the last.
-    fn back_off(&mut self, error: Error) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        running.failures += 1;
-        if running.failures > ATTEMPTS {
+    /// After a failure of what began at `began`: waits until it is to be tried again, or gives up.
+    fn broke(&mut self, began: Instant, error: Error) -> Result<()> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        running.stream = None;
+        // vtgate has one code for whatever it does not know, and its tablets have many ways to say that they are about to restart.
+        let is_unknown = error.kind() == ErrorKind::Source;
+        if !error.is_transient() && !is_unknown {
+            let error = match error.position_fault() {
+                Some(PositionFault::Shards) => self.shards_are_gone(running.machine.shards(), error),
+                _ => error,
+            };
+            self.running = Some(running);
             return Err(error);
         }
-        log::warn!("the stream broke and is resumed from the last commit (attempt {} of {ATTEMPTS}): {error:#}", running.failures);
-        let until = Instant::now() + Duration::from_millis(250 << running.failures.min(6));
+        let lost = running.machine.connection_lost();
+        self.note_progress(&running.machine, &mut running.watch);
+        self.running = Some(running);
+        lost?;
+        self.unknown_errors += u32::from(is_unknown);
+        let until = match self.retry.failed(began, Instant::now()) {
+            Some(until) if self.unknown_errors <= UNKNOWN_ERRORS => until,
+            _ => return Err(self.given_up(error)),
+        };
+        let failures = self.retry.failures();
+        log::warn!("the stream broke and is resumed from the last commit (failure {failures} without a new position): {error:#}");
         self.cancel.wait_until(until)
     }
 
-    /// Nothing but heartbeats for longer than the limit: tells an idle server from one that holds something back.
-    fn no_progress(&mut self, limit: Duration) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let keyspace = &self.plan.keyspace;
-        let (shards, tablet_type) = (&self.plan.shards, self.capture.tablet_type());
-        let serving = self.source.with_connection(|connection| server::histories(connection, keyspace, shards, tablet_type))?;
-        let position = running.machine.resume_from();
-        let mut behind = Vec::new();
-        for shard in &serving {
-            let at = position.get(keyspace, &shard.shard).map(|at| at.gtid_set()).transpose()?.unwrap_or_default();
-            if !at.contains(&shard.executed) {
-                behind.push(shard.shard.as_str());
-            }
+    /// Names the shards of the position and those that serve, where vtgate names one at most.
+    fn shards_are_gone(&self, old: &[String], cause: Error) -> Error {
+        let keyspace = &self.keyspace;
+        let serving = self.source.with_connection(&self.cancel, |connection| server::shards(connection, keyspace)).unwrap_or_default();
+        let message = format!(
+            "cannot resume: the stored position is of the shards {}, which keyspace `{keyspace}` does not have any more; it has {}; rebuild the \
+             table with full_refresh",
+            list(&old.iter().map(String::as_str).collect::<BTreeSet<_>>()),
+            list(&serving.iter().map(String::as_str).collect::<BTreeSet<_>>())
+        );
+        Error::position_fault_of(PositionFault::Shards, message).with_cause(cause)
+    }
+
+    /// Looks whether the stream has come further. That ends a row of failures, if it is a position from which the stream can go on.
+    fn note_progress(&mut self, machine: &Machine, watch: &mut Watch) -> bool {
+        let position = machine.resume_from();
+        let is_safe = is_resumable(&position);
+        let moved = watch.look(position);
+        if moved && is_safe {
+            self.retry.succeeded();
+            self.unknown_errors = 0;
         }
-        if behind.is_empty() {
-            running.last_progress = Instant::now();
+        moved
+    }
+
+    fn given_up(&self, last: Error) -> Error {
+        let (failures, limit) = (self.retry.failures(), self.retry.limit());
+        let mut message = match self.unknown_errors {
+            0..=UNKNOWN_ERRORS => format!("the stream broke {failures} times without a new position, for {limit:?} (`retry_timeout`)"),
+            _ => format!("the stream broke {failures} times without a new position"),
+        };
+        if self.unchecked {
+            message = format!("{message}; {UNCHECKED}");
+        }
+        Error::new(last.kind(), message).with_cause(last)
+    }
+
+    /// Gives up a copy that cannot go on, and takes the table for a new one on top of what is stored.
+    fn copy_anew(&mut self) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let tables: Vec<String> = running.machine.tables().map(|table| table.name().to_owned()).collect();
+        for table in tables {
+            running.machine.copy_anew_by_name(&table, NO_FIELDS);
+        }
+        Ok(())
+    }
+
+    /// Ends a stream that stands still for longer than the limit, unless the server has nothing more to send.
+    fn check_progress(&mut self) -> Result<()> {
+        let limit = self.capture.no_progress_timeout();
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let is_late = running.watch.still() >= limit;
+        let moved = (is_late || running.watch.is_due()) && self.note_progress(&running.machine, &mut running.watch);
+        let running = self.running.insert(running);
+        if moved || !is_late {
             return Ok(());
         }
-        let seconds = limit.as_secs();
-        let link = if running.heard { "vtgate still sends heartbeats" } else { "vtgate sends nothing at all" };
-        let message = format!(
-            "no event came for {seconds} s although shard {} has more to send: {link}, so the tablet is throttled or stalled",
-            behind.join(", ")
-        );
-        Err(Error::new(ErrorKind::Timeout, message).with_shard(behind[0]))
+        let set = |shards: &[String]| shards.iter().cloned().collect::<BTreeSet<_>>();
+        if !running.machine.went_over() && set(running.machine.shards()) != set(self.agenda.shards()) {
+            let old = list(&running.machine.shards().iter().map(String::as_str).collect());
+            let new = list(&self.agenda.shards().iter().map(String::as_str).collect());
+            let message = format!(
+                "the stream of the shards {old} did not go over to {new} within {limit:?} (`no_progress_timeout`): the old ones have nothing more \
+                 to send; rebuild the tables with full_refresh"
+            );
+            return Err(Error::position_fault_of(PositionFault::Shards, message));
+        }
+        let position = running.machine.resume_from();
+        let keyspace = &self.keyspace;
+        let inquiry = Inquiry { source: self.source, endpoint: &self.endpoint, capture: &self.capture, keyspace, cancel: &self.cancel };
+        let mut behind = Vec::new();
+        for shard in inquiry.executed(running.machine.shards())? {
+            let at = position.get(keyspace, &shard.shard).map(|at| at.gtid_set()).transpose()?.unwrap_or_default();
+            if !at.contains(&shard.executed) {
+                behind.push(shard.shard);
+            }
+        }
+        // A copy is never idle: its end is yet to come.
+        if running.is_last && behind.is_empty() {
+            running.watch.is_idle();
+            return Ok(());
+        }
+        let throttled = match running.watch.was_throttled() {
+            true => Some("its tablet says that it is throttled".to_owned()),
+            false => inquiry.throttler(),
+        };
+        let what = match running.machine.tables().next() {
+            Some(table) if !running.is_last => format!("the copy of `{}` is not complete", table.name()),
+            _ => format!("shard {} has more to send", behind.join(", ")),
+        };
+        let why = throttled.unwrap_or_else(|| "vtgate still sends heartbeats, so the tablet is stalled".to_owned());
+        let mut message =
+            format!("the stream brought neither a new position nor a row for {limit:?} (`no_progress_timeout`), although {what}: {why}");
+        if self.unchecked {
+            message = format!("{message}; {UNCHECKED}");
+        }
+        let error = Error::new(ErrorKind::Timeout, message);
+        Err(match behind.first() {
+            Some(shard) => error.with_shard(shard),
+            None => error,
+        })
     }
 
     /// Asks for what rows written before a new column hold in it. Tables where only the server can compute that are named.
@@ -409,8 +489,9 @@ impl<'a> Changes<'a> {
         for change in &mut batch.changes {
             let Change::Columns { table, added } = change else { continue };
             for (column, default) in added {
-                let keyspace = &self.plan.keyspace;
-                let found = self.source.with_connection(|connection| server::default_of(connection, keyspace, table.name(), column.name()));
+                let keyspace = &self.keyspace;
+                let ask = |connection: &mut _| server::default_of(connection, keyspace, table.name(), column.name());
+                let found = self.source.with_connection(&self.cancel, ask);
                 match found {
                     Ok(found) => *default = found,
                     Err(error) if error.kind() == ErrorKind::Unsupported => computed.push(table.name().to_owned()),
@@ -420,6 +501,18 @@ impl<'a> Changes<'a> {
         }
         Ok(computed)
     }
+}
+
+/// Why an interrupted copy cannot go on.
+const NO_FIELDS: &str = "the server sent its last primary keys without their fields, so the interrupted copy could not go on";
+
+/// What is said of a position of which the server does not tell whether it can be resumed from.
+const UNCHECKED: &str = "the server refused to tell its history, so whether the binary logs still hold what follows the stored position could \
+                         not be checked: if it stands still, rebuild the table with full_refresh";
+
+/// Whether a server takes the position. A last PK without its fields is refused by newer ones, and misread by some.
+fn is_resumable(position: &Vgtid) -> bool {
+    position.shards().iter().flat_map(|shard| shard.last_pks()).all(LastPk::has_fields)
 }
 
 /// Why a table with such a new column is copied once more.
@@ -432,7 +525,21 @@ impl Iterator for Changes<'_> {
         if self.ended {
             return None;
         }
-        let item = self.step().transpose();
+        let item = match self.failed.take() {
+            Some(error) => Some(Err(error)),
+            None => self.step().transpose(),
+        };
+        let item = match item {
+            // Who cancels wants an end, and reads the rest again.
+            Some(Err(error)) if error.kind() != ErrorKind::Cancelled => match self.committed() {
+                Some(batch) => {
+                    self.failed = Some(error);
+                    Some(Ok(batch))
+                }
+                None => Some(Err(error)),
+            },
+            item => item,
+        };
         self.ended = !matches!(item, Some(Ok(_)));
         if self.ended {
             self.running = None;
@@ -443,7 +550,7 @@ impl Iterator for Changes<'_> {
 
 impl std::fmt::Debug for Changes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Changes").field("keyspace", &self.plan.keyspace).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Changes").field("keyspace", &self.keyspace).field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
@@ -460,19 +567,6 @@ pub(crate) fn require_vitess(source: &Source) -> Result<()> {
 pub(crate) fn keyspace_of(database: &str) -> &str {
     let without_tablet = database.split_once('@').map_or(database, |(name, _)| name);
     without_tablet.split_once(':').map_or(without_tablet, |(name, _)| name)
-}
-
-fn chosen_shards(keyspace: &str, serving: Vec<String>, asked_for: &[String]) -> Result<Vec<String>> {
-    if asked_for.is_empty() {
-        return Ok(serving);
-    }
-    match asked_for.iter().find(|shard| !serving.contains(shard)) {
-        None => Ok(asked_for.to_vec()),
-        Some(shard) => {
-            let message = format!("keyspace `{keyspace}` serves no shard `{shard}`; it serves {}", serving.join(", "));
-            Err(Error::config(message).with_shard(shard))
-        }
-    }
 }
 
 fn check_table(table: &Table) -> Result<()> {
@@ -514,18 +608,24 @@ fn endpoint(options: &SourceOptions, capture: &CaptureOptions) -> Result<Endpoin
         connect_timeout: options.connect_timeout(),
         max_message_bytes,
         plaintext_credentials: capture.grpc_credentials() == GrpcCredentials::DangerPlaintext,
+        proven: false,
     })
 }
 
-fn request(plan: &Plan, capture: &CaptureOptions, machine: &Machine) -> Result<proto::VStreamRequest> {
-    let vgtid = proto::VGtid::parse_from_bytes(&machine.resume_from().encode())
-        .map_err(|cause| Error::protocol("a position cannot be written as a VGTID").with_cause(cause))?;
-    let mut request = proto::VStreamRequest::new();
-    request.tablet_type = match capture.tablet_type() {
+/// The protocol's number of a tablet type.
+pub(super) fn tablet_number(tablet_type: TabletType) -> i32 {
+    match tablet_type {
         TabletType::Primary => 1,
         TabletType::Replica => 2,
         TabletType::Rdonly => 3,
-    };
+    }
+}
+
+fn request(capture: &CaptureOptions, machine: &Machine, position: &Vgtid) -> Result<proto::VStreamRequest> {
+    let vgtid = proto::VGtid::parse_from_bytes(&position.encode())
+        .map_err(|cause| Error::protocol("a position cannot be written as a VGTID").with_cause(cause))?;
+    let mut request = proto::VStreamRequest::new();
+    request.tablet_type = tablet_number(capture.tablet_type());
     request.vgtid = MessageField::some(vgtid);
     let mut filter = proto::Filter::new();
     for table in machine.tables() {
@@ -540,6 +640,6 @@ fn request(plan: &Plan, capture: &CaptureOptions, machine: &Machine) -> Result<p
     flags.heartbeat_interval = HEARTBEAT_SECONDS;
     flags.cells = capture.cells().join(",");
     request.flags = MessageField::some(flags);
-    log::debug!("VStream of {} tables in keyspace `{}`", machine.tables().count(), plan.keyspace);
+    log::debug!("VStream of {} tables", machine.tables().count());
     Ok(request)
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -21,13 +21,17 @@ use grpcio::{
     CallOption, ChannelBuilder, Client, ClientSStreamReceiver, EnvBuilder, GrpcSlice, Marshaller, MessageReader, Metadata, MetadataBuilder,
     Method, MethodType,
 };
+#[cfg(test)]
 use protobuf::Message as _;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::proto::{VStreamRequest, VStreamResponse};
+use super::proto::VStreamRequest;
+#[cfg(test)]
+use super::proto::VStreamResponse;
 use super::pump::{End, Greeting, Pump};
 use super::{handover, status};
+use crate::cancel::{Cancel, TICK};
 use crate::tls::{self, Tls, TlsFiles};
 use crate::{Error, ErrorKind, Result};
 
@@ -49,6 +53,9 @@ pub(crate) struct Endpoint {
     pub(crate) max_message_bytes: usize,
     /// Send the password in plain text to another machine. Asked for by name: `grpc_credentials=plaintext`.
     pub(crate) plaintext_credentials: bool,
+    /// It has answered as a vtgate before: whoever closes without an answer, or answers otherwise, is that vtgate on its way down or up, or
+    /// what stands before it, and not a port that was named by mistake.
+    pub(crate) proven: bool,
 }
 
 impl Endpoint {
@@ -76,11 +83,12 @@ impl fmt::Debug for Endpoint {
             .field("connect_timeout", &self.connect_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("plaintext_credentials", &self.plaintext_credentials)
+            .field("proven", &self.proven)
             .finish()
     }
 }
 
-/// The one method that is called. A response is handed over as the message's bytes; [`decode`] is a step of its own.
+/// The one method that is called. A response is handed over as the message's bytes.
 const VSTREAM: Method<VStreamRequest, Vec<u8>> = Method {
     ty: MethodType::ServerStreaming,
     name: "/vtgateservice.Vitess/VStream",
@@ -100,7 +108,8 @@ fn take_bytes(mut reader: MessageReader) -> grpcio::Result<Vec<u8>> {
 }
 
 /// Reads a message with the generated code.
-pub(crate) fn decode(message: &[u8]) -> Result<VStreamResponse> {
+#[cfg(test)]
+fn decode(message: &[u8]) -> Result<VStreamResponse> {
     VStreamResponse::parse_from_bytes(message)
         .map_err(|error| Error::protocol("vtgate sent a message that is not a VStreamResponse").with_cause(error))
 }
@@ -119,6 +128,7 @@ struct Link {
     credentials: Option<Metadata>,
     max_message_bytes: usize,
     tls: bool,
+    proven: bool,
 }
 
 impl Drop for Link {
@@ -135,8 +145,9 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `Config` before anything is sent; `Connect`, `Timeout`, `Tls` and `Auth` (a client certificate) each with a sentence of its own.
-    pub(crate) fn connect(endpoint: &Endpoint) -> Result<Self> {
+    /// `Config` before anything is sent; `Connect`, `Timeout`, `Tls` and `Auth` (a client certificate) each with a sentence of its own;
+    /// `Cancelled`.
+    pub(crate) fn connect(endpoint: &Endpoint, cancel: &Cancel) -> Result<Self> {
         let deadline = Instant::now() + endpoint.connect_timeout;
         let server = endpoint.server();
         if endpoint.tls == Tls::Preferred {
@@ -146,14 +157,8 @@ impl Channel {
         }
         let config = tls::client_config(endpoint.tls, &endpoint.tls_files, &[b"h2"])?;
         let credentials = credentials(endpoint)?;
-        let addresses = resolve(endpoint, deadline)?;
-        let exposed = config.is_none() && !endpoint.plaintext_credentials && !addresses.iter().all(|address| address.ip().is_loopback());
-        if credentials.is_some() && exposed {
-            return Err(Error::config(format!(
-                "the password would go to `{server}` in plain text: set `grpc_tls=true`, or allow it with `grpc_credentials=plaintext`"
-            )));
-        }
-        let mut tcp = dial(endpoint, &addresses, deadline)?;
+        let exposed = config.is_none() && credentials.is_some() && !endpoint.plaintext_credentials;
+        let mut tcp = reach(endpoint, exposed, deadline, cancel)?;
         let tls = match config {
             None => None,
             Some(config) => {
@@ -161,7 +166,7 @@ impl Channel {
                     Error::config(format!("`{}` is not a host name that a certificate could be for", endpoint.host)).with_cause(error)
                 })?;
                 let mut connection = ClientConnection::new(config, name).map_err(|error| tls::explain(error, &server, "grpc_tls"))?;
-                shake_hands(endpoint, &mut tcp, &mut connection, deadline)?;
+                shake_hands(endpoint, &mut tcp, &mut connection, deadline, cancel)?;
                 Some(connection)
             }
         };
@@ -191,8 +196,9 @@ impl Channel {
             credentials,
             max_message_bytes: endpoint.max_message_bytes,
             tls: uses_tls,
+            proven: endpoint.proven,
         });
-        if !link.pump.wait_for_answer() {
+        if !link.pump.wait_for_answer(cancel)? {
             return Err(link.reason().unwrap_or_else(|| Error::new(ErrorKind::Connect, format!("`{}` cannot be reached", link.server))));
         }
         Ok(Self { link })
@@ -220,6 +226,12 @@ impl Link {
                 End::Ours => return None,
                 End::Tls(error) => return Some(tls::explain(error.clone(), server, "grpc_tls")),
                 End::Closed { answered: true } => (ErrorKind::Connect, format!("`{server}` closed the connection")),
+                End::Closed { answered: false } if self.proven => {
+                    (ErrorKind::Connect, format!("`{server}` closed the connection without an answer"))
+                }
+                End::Foreign(_) if self.proven => {
+                    (ErrorKind::Connect, format!("`{server}` does not answer as a gRPC server, as it did before"))
+                }
                 End::Closed { answered: false } if self.tls => {
                     (ErrorKind::Connect, format!("`{server}` closed the connection after the TLS handshake, without an answer"))
                 }
@@ -295,14 +307,10 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// `Cancelled` after [`Canceller::cancel`]; otherwise what the server or the connection says. An error ends the stream. Messages that were
-    /// not received yet are lost then: grpc core drops them.
+    /// What the server or the connection says. An error ends the stream. Messages that were not received yet are lost then: grpc core drops
+    /// them.
     pub(crate) fn receive(&mut self, deadline: Instant) -> Result<Received> {
         loop {
-            if self.signal.is_cancelled() {
-                self.receiver = None;
-                return Err(Error::new(ErrorKind::Cancelled, "the stream was cancelled"));
-            }
             let Some(receiver) = &mut self.receiver else { return Ok(Received::Ended) };
             let mut context = Context::from_waker(&self.waker);
             match Pin::new(receiver).poll_next(&mut context) {
@@ -324,68 +332,41 @@ impl Stream {
         }
     }
 
-    /// A handle for another thread.
-    pub(crate) fn canceller(&self) -> Canceller {
-        Canceller { signal: Arc::clone(&self.signal) }
-    }
-}
-
-/// Ends a [`Stream`] from another thread.
-#[derive(Clone)]
-pub(crate) struct Canceller {
-    signal: Arc<Signal>,
-}
-
-impl Canceller {
-    /// Makes the stream's running [`receive`](Stream::receive) return at once, and every later one, with an error of kind `Cancelled`.
-    pub(crate) fn cancel(&self) {
-        self.signal.set(|state| state.cancelled = true);
+    /// How many bytes the server has sent on this connection, those of unfinished messages included.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.link.pump.received()
     }
 }
 
 /// Where [`Stream::receive`] sleeps. Not `thread::park`, whose token the program may use itself.
 #[derive(Default)]
 struct Signal {
-    state: Mutex<SignalState>,
+    woken: Mutex<bool>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct SignalState {
-    woken: bool,
-    cancelled: bool,
-}
-
 impl Signal {
-    fn set(&self, change: impl FnOnce(&mut SignalState)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_all();
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).cancelled
-    }
-
-    /// Waits for a wake-up or a cancellation. `false`: the deadline passed first.
+    /// Waits for a wake-up. `false`: the deadline passed first.
     fn wait(&self, deadline: Instant) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if state.woken || state.cancelled {
-                state.woken = false;
+            if *woken {
+                *woken = false;
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            woken = self.changed.wait_timeout(woken, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
-        self.set(|state| state.woken = true);
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
     }
 }
 
@@ -411,26 +392,39 @@ fn timed_out(endpoint: &Endpoint, what: &str) -> Error {
     )
 }
 
-fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>> {
-    let host = endpoint.bare_host();
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, endpoint.port)]);
-    }
-    // The system's resolver takes no time limit. If it comes too late, its thread finishes alone: nothing can interrupt it.
-    let (sender, found) = sync_channel(1);
-    let question = (host.to_owned(), endpoint.port);
-    let unknown = |error: io::Error| Error::new(ErrorKind::Connect, format!("the name `{host}` cannot be resolved")).with_cause(error);
+/// Resolves the host's name and makes the TCP connection. `exposed` says that a password is to go over it in plain text.
+fn reach(endpoint: &Endpoint, exposed: bool, deadline: Instant, cancel: &Cancel) -> Result<TcpStream> {
+    // The system's resolver takes no time limit, and neither it nor a connection that is being made can be interrupted. What comes too late
+    // finishes alone: the thread ends with the time limit, or when the resolver does.
+    let (sender, reached) = sync_channel(1);
+    let to = endpoint.clone();
     std::thread::Builder::new()
-        .name("ingest-resolver".into())
-        .spawn(move || sender.send(question.to_socket_addrs().map(Vec::from_iter)))
-        .map_err(unknown)?;
-    match found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(Ok(addresses)) if addresses.is_empty() => Err(unknown(io::ErrorKind::NotFound.into())),
-        Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) => Err(unknown(error)),
-        Err(RecvTimeoutError::Timeout) => Err(timed_out(endpoint, "resolving the name of")),
-        Err(RecvTimeoutError::Disconnected) => Err(unknown(io::ErrorKind::NotFound.into())),
+        .name("ingest-reach".into())
+        .spawn(move || {
+            let reached = resolve(&to).and_then(|addresses| {
+                if exposed && !addresses.iter().all(|address| address.ip().is_loopback()) {
+                    let server = to.server();
+                    return Err(Error::config(format!(
+                        "the password would go to `{server}` in plain text: set `grpc_tls=true`, or allow it with `grpc_credentials=plaintext`"
+                    )));
+                }
+                dial(&to, &addresses, deadline)
+            });
+            sender.send(reached)
+        })
+        .map_err(|error| Error::new(ErrorKind::Connect, "no thread can be started to connect on").with_cause(error))?;
+    match cancel.wait_for(&reached, Some(deadline))? {
+        Ok(reached) => reached,
+        Err(RecvTimeoutError::Timeout) => Err(timed_out(endpoint, "resolving or reaching")),
+        Err(RecvTimeoutError::Disconnected) => Err(Error::new(ErrorKind::Connect, format!("`{}` cannot be reached", endpoint.server()))),
     }
+}
+
+fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    let host = endpoint.bare_host();
+    let unknown = |error: io::Error| Error::new(ErrorKind::Connect, format!("the name `{host}` cannot be resolved")).with_cause(error);
+    let addresses: Vec<_> = (host, endpoint.port).to_socket_addrs().map_err(unknown)?.collect();
+    if addresses.is_empty() { Err(unknown(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
 }
 
 fn dial(endpoint: &Endpoint, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
@@ -464,28 +458,40 @@ fn dial(endpoint: &Endpoint, addresses: &[SocketAddr], deadline: Instant) -> Res
 }
 
 /// The TLS handshake, on this thread.
-fn shake_hands(endpoint: &Endpoint, tcp: &mut TcpStream, connection: &mut ClientConnection, deadline: Instant) -> Result<()> {
+fn shake_hands(
+    endpoint: &Endpoint,
+    tcp: &mut TcpStream,
+    connection: &mut ClientConnection,
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<()> {
     let server = endpoint.server();
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => timed_out(endpoint, "the TLS handshake with"),
+        _ if endpoint.proven => {
+            Error::new(ErrorKind::Connect, format!("the connection to `{server}` broke during the TLS handshake")).with_cause(error)
+        }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::new(
             ErrorKind::Tls,
             format!("`{server}` closed the connection during the TLS handshake: if it is a plain port, set `grpc_tls=false`"),
         ),
         _ => Error::new(ErrorKind::Connect, format!("the connection to `{server}` broke during the TLS handshake")).with_cause(error),
     };
+    let late = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted);
     while connection.is_handshaking() || connection.wants_write() {
+        cancel.check()?;
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(timed_out(endpoint, "the TLS handshake with"));
         }
-        tcp.set_read_timeout(Some(left)).and_then(|()| tcp.set_write_timeout(Some(left))).map_err(failed)?;
-        if connection.wants_write() {
-            connection.write_tls(tcp).map_err(failed)?;
-            continue;
-        }
-        if connection.read_tls(tcp).map_err(failed)? == 0 {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        let slice = Some(left.min(TICK));
+        tcp.set_read_timeout(slice).and_then(|()| tcp.set_write_timeout(slice)).map_err(failed)?;
+        let moved =
+            if connection.wants_write() { connection.write_tls(tcp).map(|_| true) } else { connection.read_tls(tcp).map(|n| n > 0) };
+        match moved {
+            Ok(true) => {}
+            Ok(false) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) if late(&error) => continue,
+            Err(error) => return Err(failed(error)),
         }
         if let Err(error) = connection.process_new_packets() {
             // The alert that tells the server why; if it cannot be sent, it is not missed.

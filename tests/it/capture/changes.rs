@@ -1,55 +1,13 @@
 //! Snapshot, stream and resume.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use planetscale_ingest::{Cancel, IngestOptions, Sink, Source, TableName, ingest};
 
-use super::fixture::{BOTH, Destination, Kind, Random, binary_logs_stay, change, create, insert};
-use crate::support::servers::{Server, vitess, vitess_secure};
-
-/// Changes tables until it is dropped; [`Writer::pause`] keeps it still for as long as the guard lives.
-struct Writer {
-    running: Arc<AtomicBool>,
-    turn: Arc<Mutex<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Writer {
-    fn start(server: &'static Server, keyspace: &'static str, tables: Vec<String>, seed: u64) -> Self {
-        let running = Arc::new(AtomicBool::new(true));
-        let turn = Arc::new(Mutex::new(()));
-        let (is_running, its_turn) = (Arc::clone(&running), Arc::clone(&turn));
-        let thread = std::thread::spawn(move || {
-            let mut conn = server.conn();
-            conn.query_drop(format!("use `{keyspace}`")).unwrap();
-            let mut random = Random::new(seed);
-            let mut generation = 1;
-            while is_running.load(Ordering::SeqCst) {
-                let _turn = its_turn.lock().unwrap();
-                let table = &tables[usize::try_from(random.below(tables.len() as u64)).unwrap()];
-                change(&mut conn, table, &mut random, generation, keyspace == "commerce");
-                generation += 1;
-            }
-        });
-        Self { running, turn, thread: Some(thread) }
-    }
-
-    fn pause(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.turn.lock().unwrap()
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.running.store(false, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
+use super::fixture::{BOTH, Destination, Kind, Writer, binary_logs_stay, create, insert};
+use crate::support::servers::{vitess, vitess_secure};
 
 /// A copy and five incremental runs while a writer keeps changing the tables, over TLS with a password.
 fn follow_a_writer(keyspace: &'static str, tables: &[&str], kind: Kind) {
@@ -195,7 +153,7 @@ fn a_new_table_is_copied_in_the_run_in_which_the_others_resume() {
         }
         assert_eq!(destination.cell(&format!("select count(*) from {old} where _cdc_deleted")).as_deref(), Some("60"));
         // Both end at one position, so the next run has nothing to skip for either.
-        let positions = destination.query("select distinct substr(position, 36) from _ingest_checkpoint");
+        let positions = destination.query("select distinct substr(position, 36, length(position) - 44) from _ingest_checkpoint");
         assert_eq!(positions.len(), 1, "{positions:?}");
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -33,17 +35,27 @@ pub const BOTH: [Kind; 2] = [Kind::Sqlite, Kind::DuckDb];
 /// The columns that every test table has.
 const COLUMNS: &str = "id bigint not null primary key, name varchar(200), amount decimal(12,2), note text, happened datetime(6)";
 
-/// A new table in `commerce`, or in `customer` with rows on both shards.
+/// A new table; in a keyspace of several shards its rows are on all of them.
 pub fn create(server: &Server, keyspace: &str, table: &str) -> Conn {
+    create_with(server, keyspace, table, COLUMNS)
+}
+
+/// A new table with columns of its own, of which one is `id`.
+pub fn create_with(server: &Server, keyspace: &str, table: &str, columns: &str) -> Conn {
     let mut conn = server.conn();
     conn.query_drop(format!("use `{keyspace}`")).unwrap();
     conn.query_drop(format!("drop table if exists `{table}`")).unwrap();
-    conn.query_drop(format!("create table `{table}` ({COLUMNS})")).unwrap();
-    if keyspace == "customer" {
+    conn.query_drop(format!("create table `{table}` ({columns})")).unwrap();
+    if is_sharded(keyspace) {
         // Vitess refuses to add a vindex that an earlier run has left behind.
-        let _ = conn.query_drop(format!("alter vschema on customer.`{table}` add vindex by_hash(id)"));
+        let _ = conn.query_drop(format!("alter vschema on `{keyspace}`.`{table}` add vindex by_hash(id)"));
     }
     conn
+}
+
+/// The keyspaces of the tests that have several shards: there a key, which says on which shard its row is, may not change.
+fn is_sharded(keyspace: &str) -> bool {
+    keyspace == "customer" || keyspace.starts_with("sharded_")
 }
 
 /// Adds rows with the ids of a range; what they hold follows from id and generation.
@@ -54,6 +66,15 @@ pub fn insert(conn: &mut Conn, table: &str, ids: std::ops::Range<u64>, generatio
     }
 }
 
+/// Adds rows of four kilobytes and more.
+pub fn insert_large(conn: &mut Conn, table: &str, ids: std::ops::Range<u64>) {
+    for chunk in ids.collect::<Vec<_>>().chunks(500) {
+        let rows: Vec<String> =
+            chunk.iter().map(|id| format!("({id}, 'large {id}', {id}.25, repeat(char(97 + {id} % 26), 4000))")).collect();
+        conn.query_drop(format!("insert into `{table}` (id, name, amount, note) values {}", rows.join(","))).unwrap();
+    }
+}
+
 fn row(id: u64, generation: u64) -> String {
     let note = match (id + generation) % 5 {
         0 => "null".to_owned(),
@@ -61,7 +82,7 @@ fn row(id: u64, generation: u64) -> String {
         _ => format!("'note {id}.{generation} ünïcødé ''quoted'''"),
     };
     let cents = (id * 37 + generation * 11) % 10_000;
-    let sign = if id % 3 == 0 { "-" } else { "" };
+    let sign = if id.is_multiple_of(3) { "-" } else { "" };
     let (second, micros) = (id % 60, (id * 7919 + generation) % 1_000_000);
     format!(
         "({id}, 'name {id} {generation}', {sign}{}.{:02}, {note}, '2024-02-29 12:30:{second:02}.{micros:06}')",
@@ -88,7 +109,11 @@ impl Random {
 
 /// One random transaction: inserts, updates, deletes and key changes of a few rows.
 pub fn change(conn: &mut Conn, table: &str, random: &mut Random, generation: u64, may_move_keys: bool) {
-    conn.query_drop("begin").unwrap();
+    try_change(conn, table, random, generation, may_move_keys).unwrap();
+}
+
+fn try_change(conn: &mut Conn, table: &str, random: &mut Random, generation: u64, may_move_keys: bool) -> mysql::Result<()> {
+    conn.query_drop("begin")?;
     for _ in 0..=random.below(6) {
         let id = random.below(2_000);
         match random.below(if may_move_keys { 10 } else { 9 }) {
@@ -97,17 +122,15 @@ pub fn change(conn: &mut Conn, table: &str, random: &mut Random, generation: u64
                 conn.query_drop(format!(
                     "insert into `{table}` (id, name, amount, note, happened) values {values} on duplicate key update name = values(name), \
                      amount = values(amount), note = values(note), happened = values(happened)"
-                ))
-                .unwrap();
+                ))?;
             }
             3..=6 => {
                 conn.query_drop(format!(
                     "update `{table}` set name = 'changed {generation}', note = null where id between {id} and {}",
                     id + 9
-                ))
-                .unwrap();
+                ))?;
             }
-            7..=8 => conn.query_drop(format!("delete from `{table}` where id = {id}")).unwrap(),
+            7..=8 => conn.query_drop(format!("delete from `{table}` where id = {id}"))?,
             _ => {
                 let new = 1_000_000 + generation * 100 + random.below(100);
                 // The new key may be taken.
@@ -115,7 +138,78 @@ pub fn change(conn: &mut Conn, table: &str, random: &mut Random, generation: u64
             }
         }
     }
-    conn.query_drop("commit").unwrap();
+    conn.query_drop("commit")
+}
+
+/// Changes tables until it is dropped; [`Writer::pause`] keeps it still for as long as the guard lives.
+pub struct Writer {
+    running: Arc<AtomicBool>,
+    turn: Arc<Mutex<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Every statement has to succeed.
+    pub fn start(server: &'static Server, keyspace: &'static str, tables: Vec<String>, seed: u64) -> Self {
+        Self::start_with(server, keyspace, tables, seed, |error| panic!("the writer: {error}"))
+    }
+
+    /// Where a statement fails, it connects anew and goes on.
+    pub fn start_through_faults(server: &'static Server, keyspace: &'static str, tables: Vec<String>, seed: u64) -> Self {
+        Self::start_with(server, keyspace, tables, seed, |_| {})
+    }
+
+    fn start_with(
+        server: &'static Server,
+        keyspace: &'static str,
+        tables: Vec<String>,
+        seed: u64,
+        on_error: impl Fn(mysql::Error) + Send + 'static,
+    ) -> Self {
+        let running = Arc::new(AtomicBool::new(true));
+        let turn = Arc::new(Mutex::new(()));
+        let (is_running, its_turn) = (Arc::clone(&running), Arc::clone(&turn));
+        let thread = std::thread::spawn(move || {
+            let mut random = Random::new(seed);
+            let mut generation = 1;
+            let mut connected = None;
+            while is_running.load(Ordering::SeqCst) {
+                // Changes without a pause would take the processor from those who follow them.
+                std::thread::sleep(Duration::from_millis(2));
+                let _turn = its_turn.lock().unwrap();
+                let table = &tables[usize::try_from(random.below(tables.len() as u64)).unwrap()];
+                let outcome = match &mut connected {
+                    None => server.connect().and_then(|mut conn| {
+                        conn.query_drop(format!("use `{keyspace}`"))?;
+                        connected = Some(conn);
+                        Ok(())
+                    }),
+                    Some(conn) => try_change(conn, table, &mut random, generation, !is_sharded(keyspace)),
+                };
+                generation += 1;
+                if let Err(error) = outcome {
+                    connected = None;
+                    on_error(error);
+                }
+            }
+        });
+        Self { running, turn, thread: Some(thread) }
+    }
+
+    pub fn pause(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::SeqCst);
+        if let Some(Err(panic)) = self.thread.take().map(std::thread::JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 pub type Rows = BTreeMap<i64, Vec<Option<String>>>;
@@ -123,8 +217,8 @@ pub type Rows = BTreeMap<i64, Vec<Option<String>>>;
 /// What the source holds, as MySQL prints it.
 pub fn source_rows(conn: &mut Conn, table: &str) -> Rows {
     conn.query_drop("set workload = 'olap'").unwrap();
-    let rows: Vec<(i64, Option<String>, Option<String>, Option<String>, Option<String>)> =
-        conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
+    type Row = (i64, Option<String>, Option<String>, Option<String>, Option<String>);
+    let rows: Vec<Row> = conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
     conn.query_drop("set workload = 'oltp'").unwrap();
     rows.into_iter().map(|(id, name, amount, note, happened)| (id, vec![name, amount, note, happened])).collect()
 }

@@ -1,8 +1,8 @@
 //! Change capture from real Vitess into real files.
 
 mod changes;
-mod crash;
+pub mod crash;
 mod ddl;
-mod fixture;
+pub mod fixture;
 mod positions;
 mod refused;

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 /// One of the servers: plain MySQL, or vtgate with its two listeners.
 pub struct Server {
-    pub name: &'static str,
+    /// What `tests/servers/cluster` knows it by.
+    pub name: String,
     pub mysql_host: String,
     pub mysql_port: u16,
     pub user: String,
@@ -34,38 +35,62 @@ pub struct Certificates {
     pub client_key: PathBuf,
 }
 
+/// A version of Vitess such as `v0.24.0`: the tests then use the servers that `tests/servers/up --beside` has started.
+const BESIDE: &str = "SERVERS_BESIDE";
+
 /// Plain MySQL, TLS offered; the user may do everything.
 pub fn mysql() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::find("mysql"))
+    SERVER.get_or_init(|| Server::find("mysql".to_owned()))
 }
 
 /// Vitess: unsharded keyspace `commerce`, two-shard keyspace `customer`; no TLS, no password.
 pub fn vitess() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::find("test"))
+    SERVER.get_or_init(|| Server::find(of_vitess("test")))
 }
 
 /// The same behind TLS, with user and password, on both listeners.
 pub fn vitess_secure() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::find("secure"))
+    SERVER.get_or_init(|| Server::find(of_vitess("secure")))
+}
+
+/// Vitess as processes of its own, with a mysqld for each tablet: see [`cluster`](super::cluster) for what can be done to it.
+pub fn vitess_full() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::find(of_vitess("full")))
+}
+
+fn of_vitess(group: &str) -> String {
+    match std::env::var(BESIDE) {
+        Ok(version) => format!("{group}-{version}"),
+        Err(_) => group.to_owned(),
+    }
+}
+
+/// Runs `tests/servers/cluster` and returns what it prints.
+pub fn cluster(arguments: &[&str]) -> Result<String, String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/cluster");
+    let output = Command::new(&program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{} cannot be run: {error}", program.display()));
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
 }
 
 impl Server {
-    fn find(name: &'static str) -> Self {
-        let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/cluster");
-        let output = Command::new(&cluster).args(["env", name, "--json"]).output();
-        let output = output.unwrap_or_else(|error| panic!("{} cannot be run: {error}", cluster.display()));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the servers are not up: run tests/servers/up ({})", said.trim());
-        let values: Value = serde_json::from_slice(&output.stdout).expect("`cluster env --json` prints JSON");
+    fn find(name: String) -> Self {
+        let said = cluster(&["env", &name, "--json"]);
+        let said = said.unwrap_or_else(|error| panic!("the servers are not up: run tests/servers/up ({error})"));
+        let values: Value = serde_json::from_str(&said).expect("`cluster env --json` prints JSON");
         let text = |key: &str| values[key].as_str().map(str::to_owned);
         let port = |key: &str| values[key].as_u64().and_then(|port| u16::try_from(port).ok());
         let must = |key: &str| text(key).unwrap_or_else(|| panic!("`cluster env {name} --json` lacks `{key}`"));
 
         let server = Self {
-            name,
+            name: name.clone(),
             mysql_host: must("mysql_host"),
             mysql_port: port("mysql_port").expect("a port"),
             user: must("mysql_user"),
@@ -86,7 +111,8 @@ impl Server {
         server
     }
 
-    fn connect(&self) -> mysql::Result<Conn> {
+    /// A new connection, or why there is none.
+    pub fn connect(&self) -> mysql::Result<Conn> {
         let tls = self.tls.as_ref().map(|files| SslOpts::default().with_root_cert_path(Some(files.ca.clone())));
         Conn::new(
             OptsBuilder::new()
@@ -105,6 +131,12 @@ impl Server {
     /// A new connection, over TLS where the server speaks it, without a database.
     pub fn conn(&self) -> Conn {
         self.connect().unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Runs `tests/servers/cluster VERB` on it and returns what that prints.
+    pub fn control(&self, verb: &str, arguments: &[&str]) -> String {
+        let all: Vec<&str> = [verb, &self.name].iter().chain(arguments).copied().collect();
+        cluster(&all).unwrap_or_else(|error| panic!("cluster {}: {error}", all.join(" ")))
     }
 
     /// Runs one statement on a connection of its own and returns its rows.

@@ -20,6 +20,7 @@ fn endpoint(host: &str) -> Endpoint {
         connect_timeout: Duration::from_secs(5),
         max_message_bytes: 64 << 20,
         plaintext_credentials: false,
+        proven: false,
     }
 }
 
@@ -39,7 +40,7 @@ fn the_authority_of_an_ipv6_address_has_brackets_once() {
 #[test]
 fn a_password_goes_in_plain_text_to_this_machine_only() {
     // An address of the range for documentation: were it dialled, this would take the whole time limit and be another error.
-    let error = Channel::connect(&endpoint("192.0.2.1")).err().unwrap();
+    let error = Channel::connect(&endpoint("192.0.2.1"), &Cancel::new()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert_eq!(
         error.to_string(),
@@ -49,7 +50,7 @@ fn a_password_goes_in_plain_text_to_this_machine_only() {
 
 #[test]
 fn preferred_is_refused() {
-    let error = Channel::connect(&Endpoint { tls: Tls::Preferred, ..endpoint("127.0.0.1") }).err().unwrap();
+    let error = Channel::connect(&Endpoint { tls: Tls::Preferred, ..endpoint("127.0.0.1") }, &Cancel::new()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
@@ -77,7 +78,7 @@ fn local(server: &Vtgate) -> Endpoint {
 }
 
 fn open(endpoint: &Endpoint) -> Stream {
-    Channel::connect(endpoint).unwrap().vstream(&VStreamRequest::default()).unwrap()
+    Channel::connect(endpoint, &Cancel::new()).unwrap().vstream(&VStreamRequest::default()).unwrap()
 }
 
 fn soon() -> Instant {
@@ -94,7 +95,7 @@ fn message(stream: &mut Stream) -> Vec<u8> {
 /// The error of connecting, or else of the first message.
 fn failure(endpoint: &Endpoint) -> Error {
     let begun = Instant::now();
-    let error = match Channel::connect(endpoint) {
+    let error = match Channel::connect(endpoint, &Cancel::new()) {
         Ok(channel) => channel.vstream(&VStreamRequest::default()).unwrap().receive(soon()).unwrap_err(),
         Err(error) => error,
     };
@@ -122,7 +123,7 @@ fn messages_arrive_in_order_then_the_end_then_nothing() {
         let _ = responder.send([shard.vgtid("MySQL56/u:1-2"), shard.commit()]);
         Ending::Ok
     }));
-    let channel = Channel::connect(&local(&server)).unwrap();
+    let channel = Channel::connect(&local(&server), &Cancel::new()).unwrap();
     let request = VStreamRequest { tablet_type: 2, ..Default::default() };
     let mut stream = channel.vstream(&request).unwrap();
     let first = decode(&message(&mut stream)).unwrap();
@@ -269,32 +270,42 @@ fn a_stream_that_timed_out_goes_on() {
 }
 
 #[test]
-fn cancelling_from_another_thread_wakes_a_blocked_receive() {
-    let server = Vtgate::start(Script::new(|_, responder| {
-        let _ = responder.send([heartbeat()]);
-        responder.stall();
-        Ending::Ok
-    }));
-    let mut stream = open(&local(&server));
-    // A call that is cancelled before it is on its way never reaches the server, which is to hear of the end of this one.
-    message(&mut stream);
-    let canceller = stream.canceller();
-    let (sender, done) = mpsc::channel();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let result = stream.receive(Instant::now() + Duration::from_secs(60));
-            sender.send((Instant::now(), result.unwrap_err().kind())).unwrap();
+fn connecting_ends_within_a_second_when_cancelled_whatever_it_waits_for() {
+    // Connections wait in the backlog, and nobody answers them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    for tls in [Tls::Off, Tls::DangerSkipVerify] {
+        let endpoint = Endpoint { port, tls, user: None, connect_timeout: Duration::from_secs(60), ..endpoint("127.0.0.1") };
+        let cancel = Cancel::new();
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| Channel::connect(&endpoint, &cancel).err().unwrap());
+            // Its first bytes have come: the handshake, or the wait for the answer, has begun.
+            let (mut accepted, _) = silent.accept().unwrap();
+            io::Read::read_exact(&mut accepted, &mut [0; 1]).unwrap();
+            let cancelled = Instant::now();
+            cancel.cancel();
+            assert_eq!(connecting.join().unwrap().kind(), ErrorKind::Cancelled);
+            assert!(cancelled.elapsed() < Duration::from_secs(1), "{:?}", cancelled.elapsed());
         });
-        // Whether it blocks already or is about to makes no difference.
-        let cancelled = Instant::now();
-        canceller.cancel();
-        let (woken, kind) = done.recv().unwrap();
-        assert_eq!(kind, ErrorKind::Cancelled);
-        assert!(woken.duration_since(cancelled) < Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_server_that_has_answered_before_and_now_closes_is_one_that_may_come_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        for answer in [&b""[..], b"", b"HTTP/1.1 503 Service Unavailable\r\n\r\n"] {
+            let (mut connection, _) = listener.accept().unwrap();
+            io::Read::read_exact(&mut connection, &mut [0; 1]).unwrap();
+            io::Write::write_all(&mut connection, answer).unwrap();
+        }
     });
-    assert_eq!(stream.receive(soon()).unwrap_err().kind(), ErrorKind::Cancelled);
-    // The server hears of it.
-    assert!(server.wait_for_ended_calls(1));
+    for tls in [Tls::Off, Tls::DangerSkipVerify, Tls::Off] {
+        let error = failure(&Endpoint { port, tls, proven: true, user: None, ..endpoint("127.0.0.1") });
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error:?}");
+    }
+    server.join().unwrap();
 }
 
 #[test]
@@ -321,7 +332,7 @@ fn every_status_has_its_kind_and_none_passes_on_what_the_server_quotes() {
     let server = Vtgate::start(Script::new(|request, _| {
         Ending::status(request.message.tablet_type, "Duplicate entry 'hunter2' for key 'PRIMARY' (errno 1062)")
     }));
-    let channel = Channel::connect(&local(&server)).unwrap();
+    let channel = Channel::connect(&local(&server), &Cancel::new()).unwrap();
     for (code, kind) in (1..).zip(kinds) {
         let mut stream = channel.vstream(&VStreamRequest { tablet_type: code, ..Default::default() }).unwrap();
         let error = stream.receive(soon()).unwrap_err();
@@ -339,7 +350,7 @@ fn a_message_of_ten_megabytes_passes_and_one_above_the_limit_names_the_setting()
         let _ = responder.send_bytes(vec![7; size]);
         Ending::Ok
     }));
-    let channel = Channel::connect(&Endpoint { max_message_bytes: 10 << 20, ..local(&server) }).unwrap();
+    let channel = Channel::connect(&Endpoint { max_message_bytes: 10 << 20, ..local(&server) }, &Cancel::new()).unwrap();
     let receive = |size: i32| channel.vstream(&VStreamRequest { tablet_type: size, ..Default::default() }).unwrap().receive(soon());
     match receive(10 << 20).unwrap() {
         Received::Message(bytes) => assert!(bytes.len() == 10 << 20 && bytes.iter().all(|byte| *byte == 7)),
@@ -433,7 +444,7 @@ fn streams_of_one_channel_are_independent() {
         }
         Ending::Ok
     }));
-    let channel = Channel::connect(&local(&server)).unwrap();
+    let channel = Channel::connect(&local(&server), &Cancel::new()).unwrap();
     let mut first = channel.vstream(&VStreamRequest::default()).unwrap();
     message(&mut first);
     let mut second = channel.vstream(&VStreamRequest::default()).unwrap();

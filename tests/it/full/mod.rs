@@ -1,0 +1,5 @@
+//! Change capture from Vitess as it is run in earnest: processes of its own, which die, move and change while runs go on.
+
+mod failover;
+mod interrupted;
+mod run;

@@ -1,0 +1,8 @@
+//! Servers that do what real ones cannot be made to do, played over real gRPC by a vtgate in this process.
+
+mod cancel;
+mod faults;
+mod older;
+mod planetscale;
+mod stage;
+mod standstill;
