@@ -479,6 +479,7 @@ fn parse_columns(text: &str) -> Result<Vec<StoredColumn>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::LastPk;
 
     #[test]
     fn columns_print_and_parse_whatever_their_names() {
@@ -494,5 +495,45 @@ mod tests {
         for damaged in ["id BIGINT", "\"id", "\"id\"", "\"id\"BIGINT", "\"id\" BIGINT, \"x"] {
             assert_eq!(parse_columns(damaged).unwrap_err().kind(), ErrorKind::Conflict, "{damaged}");
         }
+    }
+
+    fn position(shards: &[(&str, Option<u8>)]) -> Vgtid {
+        let gtid = "MySQL56/0a000000-0000-0000-0000-000000000001:1-9";
+        let shard = |(name, last_pk): &(&str, Option<u8>)| {
+            let last_pks = last_pk.map(|key| LastPk::new("t", Some(vec![key])));
+            ShardGtid::new("ks", *name, gtid).with_last_pks(last_pks.into_iter().collect())
+        };
+        shards.iter().map(shard).collect()
+    }
+
+    #[test]
+    fn rows_say_what_to_resume_from_and_a_copy_of_unknown_kind_begins_anew() {
+        let (copied, copying) = (position(&[("-80", None), ("80-", None)]), position(&[("-80", None), ("80-", Some(7))]));
+        let checkpoint = |phase: CopyPhase| Checkpoint { table: "t".into(), phase, position: copied.clone(), ordinal: 3 };
+        let on_top = |sweep| checkpoint(CopyPhase::Copying { done: Vec::new(), sweep });
+        let goes_on = |sweep| CopyPhase::Copying { done: vec!["-80".into()], sweep };
+        let anew = CopyPhase::Copying { done: Vec::new(), sweep: Some(13) };
+        for (rows, older, expected) in [
+            (&copied, None, CopyPhase::Copied),
+            (&copied, Some(checkpoint(CopyPhase::Copied)), CopyPhase::Copied),
+            (&copied, Some(on_top(None)), CopyPhase::Copied),
+            // Whether what such a copy did not bring was deleted, nobody knows.
+            (&copied, Some(on_top(Some(2))), anew.clone()),
+            (&copying, None, anew.clone()),
+            (&copying, Some(checkpoint(CopyPhase::Copied)), anew.clone()),
+            (&copying, Some(on_top(None)), goes_on(None)),
+            (&copying, Some(on_top(Some(2))), goes_on(Some(2))),
+        ] {
+            let lsn = Lsn::new(9).with_payload(rows.clone());
+            let (resumed, note) = from_rows(lsn, "t", 12, older.as_ref()).unwrap();
+            assert_eq!((&resumed.phase, resumed.ordinal), (&expected, 12), "{older:?}");
+            if expected == anew {
+                assert!(resumed.position.shards().iter().all(|shard| shard.gtid().is_empty() && shard.last_pks().is_empty()));
+                assert!(note.starts_with("copied anew: "), "{note}");
+            } else {
+                assert_eq!(resumed.position, *rows);
+            }
+        }
+        assert_eq!(from_rows(Lsn::new(9), "t", 12, None), None);
     }
 }

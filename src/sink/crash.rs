@@ -884,6 +884,59 @@ fn end_loads(kind: Kind) {
     }
 }
 
+/// Somebody else writes between two batches of a run.
+fn interfere(kind: Kind) {
+    for statement in [
+        "UPDATE _ingest_checkpoint SET written_by = 'another' WHERE dest_table = 'b'",
+        "UPDATE _ingest_checkpoint SET position = 'copied elsewhere' WHERE dest_table = 'b'",
+        "DELETE FROM _ingest_checkpoint WHERE dest_table = 'b'",
+    ] {
+        let files = Files::empty();
+        let history = history();
+        let mut sink = kind.open(&files.path()).unwrap();
+        let mut merge = sink.merge(Deletes::Soft).unwrap();
+        for name in ["a", "b"] {
+            merge.add_table(&shape(name, false, &[]), &TableName::new(name), false).unwrap();
+        }
+        history[..4].iter().flatten().for_each(|batch| merge.write(batch).unwrap());
+        merge.destination_for_tests().execute(statement).unwrap();
+        // In the middle of a transaction that comes in pieces, too.
+        let error = merge.write(&history[4][0]).unwrap_err();
+        assert_eq!((error.kind(), error.table()), (ErrorKind::Conflict, Some("b")), "{error:?}");
+        assert!(merge.write(&history[4][1]).is_err(), "a run that was refused goes on");
+        drop(merge);
+        let mut model = Model { deletes: Deletes::Soft, state: State::new() };
+        history[..4].iter().for_each(|batches| model.write(batches));
+        let rows = |state: State| state.into_iter().map(|(name, stored)| (name, stored.rows)).collect::<Vec<_>>();
+        assert_eq!(rows(look(&mut sink)), rows(model.state), "{statement}");
+    }
+    // Between the reading of a position and the first batch.
+    let files = Files::empty();
+    write_batch(&mut kind.open(&files.path()).unwrap(), &history(), 0, Deletes::Soft).unwrap();
+    let mut sink = kind.open(&files.path()).unwrap();
+    assert!(sink.position(&TableName::new("a"), "a").unwrap().is_some());
+    sink.destination.execute("UPDATE _ingest_checkpoint SET written_by = 'another'").unwrap();
+    let mut merge = sink.merge(Deletes::Soft).unwrap();
+    let error = merge.add_table(&shape("a", false, &[]), &TableName::new("a"), false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+    drop(merge);
+    // While tables are built anew.
+    let mut merge = sink.merge(Deletes::Soft).unwrap();
+    for table in [shape("a", false, &["c"]), shape("b", false, &[])] {
+        merge.add_table(&table, &TableName::new(table.name()), true).unwrap();
+    }
+    refreshed().iter().flatten().for_each(|batch| merge.write(batch).unwrap());
+    merge
+        .destination_for_tests()
+        .execute("UPDATE _ingest_checkpoint SET written_by = 'another' WHERE dest_table = '_ingest_new_b'")
+        .unwrap();
+    assert_eq!(merge.finish_rebuild().unwrap_err().kind(), ErrorKind::Conflict);
+    drop(merge);
+    let mut model = Model { deletes: Deletes::Soft, state: State::new() };
+    model.write(&history()[0]);
+    assert_eq!(look(&mut sink), model.state);
+}
+
 const IN_PROCESS: [Fault; 3] = [Fault::Refused, Fault::AnswerLost, Fault::Dead];
 
 #[cfg(feature = "sqlite")]
@@ -909,6 +962,11 @@ mod sqlite {
     fn a_whole_copy_that_ends_at_any_step_leaves_the_table_as_it_was() {
         end_loads(Kind::Sqlite);
     }
+
+    #[test]
+    fn a_run_stops_before_it_writes_when_a_checkpoint_is_another_than_it_knows() {
+        interfere(Kind::Sqlite);
+    }
 }
 
 #[cfg(feature = "duckdb")]
@@ -933,5 +991,10 @@ mod duckdb {
     #[test]
     fn a_whole_copy_that_ends_at_any_step_leaves_the_table_as_it_was() {
         end_loads(Kind::DuckDb);
+    }
+
+    #[test]
+    fn a_run_stops_before_it_writes_when_a_checkpoint_is_another_than_it_knows() {
+        interfere(Kind::DuckDb);
     }
 }

@@ -240,6 +240,11 @@ impl Merge<'_> {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn destination_for_tests(&mut self) -> &mut dyn Destination {
+        self.destination
+    }
+
     /// Two runs that write to the same tables in turn would lose changes: each would store a position that speaks of the other's rows. The lease
     /// keeps them apart where the operating system's locks reach; this does so everywhere else.
     fn require_own_checkpoints(&mut self) -> Result<()> {

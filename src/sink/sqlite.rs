@@ -18,13 +18,16 @@ use crate::{Error, ErrorKind, Result};
 /// An SQLite database.
 pub(super) struct Sqlite {
     connection: Connection,
+    /// The file, as the user named it.
+    path: String,
     zero_dates: ZeroDates,
 }
 
 impl Sqlite {
     /// Opens the file at `path`, which is where the options' path leads.
     pub(super) fn open(options: &SqliteOptions, path: &Path) -> Result<Self> {
-        let attempted = format!("the SQLite file `{}` cannot be opened", options.path().display());
+        let shown = options.path().display().to_string();
+        let attempted = format!("the SQLite file `{shown}` cannot be opened");
         // Without URI names: a path may hold a question mark.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|cause| sqlite_error(cause, &attempted))?;
@@ -37,18 +40,23 @@ impl Sqlite {
         connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|cause| sqlite_error(cause, &attempted))?;
         // One table is loaded at a time, and its rows come in no useful order: a small cache does.
         connection.execute_batch("PRAGMA cache_size = -32768").map_err(|cause| sqlite_error(cause, &attempted))?;
-        Ok(Self { connection, zero_dates: ZeroDates::default() })
+        Ok(Self { connection, path: shown, zero_dates: ZeroDates::default() })
+    }
+
+    fn failed(&self, attempted: &str) -> impl Fn(rusqlite::Error) -> Error {
+        let attempted = format!("`{}`: {attempted}", self.path);
+        move |cause| sqlite_error(cause, &attempted)
     }
 }
 
 impl Destination for Sqlite {
     fn begin(&mut self) -> Result<()> {
         // At once, since a transaction that began as a reader cannot wait for a writer.
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|cause| sqlite_error(cause, "no transaction can be begun"))
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(self.failed("no transaction can be begun"))
     }
 
     fn commit(&mut self) -> Result<()> {
-        self.connection.execute_batch("COMMIT").map_err(|cause| sqlite_error(cause, "the transaction cannot be committed"))
+        self.connection.execute_batch("COMMIT").map_err(self.failed("the transaction cannot be committed"))
     }
 
     fn rollback(&mut self) -> Result<()> {
@@ -56,24 +64,24 @@ impl Destination for Sqlite {
         if self.connection.is_autocommit() {
             return Ok(());
         }
-        self.connection.execute_batch("ROLLBACK").map_err(|cause| sqlite_error(cause, "the transaction cannot be rolled back"))
+        self.connection.execute_batch("ROLLBACK").map_err(self.failed("the transaction cannot be rolled back"))
     }
 
     fn execute(&mut self, sql: &str) -> Result<u64> {
-        self.connection.execute_batch(sql).map_err(|cause| sqlite_error(cause, "a statement failed"))?;
+        self.connection.execute_batch(sql).map_err(self.failed("a statement failed"))?;
         Ok(self.connection.changes())
     }
 
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let failed = |cause| sqlite_error(cause, "a query failed");
-        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        let failed = self.failed("a query failed");
+        let mut statement = self.connection.prepare(sql).map_err(&failed)?;
         let columns = statement.column_count();
-        let mut rows = statement.query([]).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(&failed)?;
         let mut result = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
+        while let Some(row) = rows.next().map_err(&failed)? {
             let mut cells = Vec::with_capacity(columns);
             for column in 0..columns {
-                cells.push(match row.get_ref(column).map_err(failed)? {
+                cells.push(match row.get_ref(column).map_err(&failed)? {
                     rusqlite::types::ValueRef::Null => None,
                     rusqlite::types::ValueRef::Integer(number) => Some(number.to_string()),
                     rusqlite::types::ValueRef::Real(number) => Some(number.to_string()),
@@ -93,15 +101,15 @@ impl Destination for Sqlite {
         let names: Vec<String> = columns.iter().map(|column| quoted(column.name())).collect();
         let marks = vec!["?"; columns.len()];
         let sql = format!("INSERT INTO {} ({}) VALUES ({})", qualified(table), names.join(", "), marks.join(", "));
-        let failed = |cause| sqlite_error(cause, "rows cannot be written");
-        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
+        let failed = self.failed("rows cannot be written");
+        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
         for row in 0..batch.len() {
             for (index, column) in columns.iter().enumerate() {
                 let value = stored(batch.value(row, index), column.column_type(), self.zero_dates)
                     .map_err(|error| error.with_column(column.name()))?;
-                statement.raw_bind_parameter(index + 1, value).map_err(failed)?;
+                statement.raw_bind_parameter(index + 1, value).map_err(&failed)?;
             }
-            statement.raw_execute().map_err(failed)?;
+            statement.raw_execute().map_err(&failed)?;
         }
         // Text holds every date, so none becomes NULL.
         Ok(Nulled::default())
@@ -109,12 +117,12 @@ impl Destination for Sqlite {
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
         refuse_schema(table)?;
-        let failed = |cause| sqlite_error(cause, "a table's columns cannot be read").with_table(table);
-        let mut statement = self.connection.prepare("SELECT name, type FROM pragma_table_info(?)").map_err(failed)?;
+        let failed = self.failed("a table's columns cannot be read");
+        let mut statement = self.connection.prepare("SELECT name, type FROM pragma_table_info(?)").map_err(&failed)?;
         let columns = statement
             .query_map(params_from_iter([table.name()]), |row| Ok(StoredColumn { name: row.get(0)?, declared_type: row.get(1)? }))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-            .map_err(failed)?;
+            .map_err(&failed)?;
         Ok((!columns.is_empty()).then_some(columns))
     }
 
@@ -212,12 +220,24 @@ fn stored<'a>(value: ValueRef<'a>, column_type: &ColumnType, zero_dates: ZeroDat
     })
 }
 
+fn is_write_failure(cause: &rusqlite::Error) -> bool {
+    use rusqlite::ffi;
+    let code = cause.sqlite_error().map(|error| error.extended_code);
+    let failures = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
+    code.is_some_and(|code| failures.contains(&code))
+}
+
 fn sqlite_error(cause: rusqlite::Error, attempted: &str) -> Error {
     use rusqlite::ErrorCode;
     let reason = match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ": another connection holds it locked",
         Some(ErrorCode::ReadOnly) => ": the file is read-only",
         Some(ErrorCode::DiskFull) => ": the disk is full",
+        // SQLite keeps the system's reason to itself: it is one of these.
+        Some(ErrorCode::SystemIoFailure) if is_write_failure(&cause) => {
+            ": the disk is full, or broken, or a limit on the size of files was reached"
+        }
+        Some(ErrorCode::SystemIoFailure) => ": the disk cannot be read",
         Some(ErrorCode::CannotOpen) => ": its folder is missing or may not be written to",
         Some(ErrorCode::NotADatabase) => ": it is not an SQLite database",
         Some(ErrorCode::DatabaseCorrupt) => ": the file is damaged",

@@ -7,6 +7,8 @@
 mod batch;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod capture;
+#[cfg(all(unix, feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod destination;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod examples;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]

@@ -50,6 +50,8 @@ impl Failure {
         #[allow(non_upper_case_globals)]
         let kind = match error_type {
             duckdb_error_type_DUCKDB_ERROR_IO | duckdb_error_type_DUCKDB_ERROR_PERMISSION => FailureKind::File,
+            // The database refuses everything from then on. What brought that about is the disk, or a defect.
+            duckdb_error_type_DUCKDB_ERROR_FATAL | duckdb_error_type_DUCKDB_ERROR_INTERNAL => FailureKind::Other,
             duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => FailureKind::Memory,
             duckdb_error_type_DUCKDB_ERROR_CATALOG => FailureKind::Missing,
             duckdb_error_type_DUCKDB_ERROR_PARSER

@@ -23,6 +23,8 @@ const ROW_GROUP: usize = 122_880;
 pub(super) struct DuckDb {
     appender: Option<Open>,
     connection: Connection,
+    /// The file, as the user named it.
+    path: String,
     /// What DuckDB calls the database, and the schema of tables that are named without one.
     database: String,
     schema: String,
@@ -51,30 +53,43 @@ impl DuckDb {
         if let Some(threads) = options.threads() {
             settings.push(("threads", threads.to_string()));
         }
-        let connection = Connection::open(name, &settings).map_err(|failure| {
+        let refused = |failure: Failure| {
             let reason = match failure.message.as_str() {
+                text if is_full(text) => ": the disk is full",
+                text if is_too_large(text) => ": a limit on the size of files was reached",
                 text if text.contains("Conflicting lock") || text.contains("being used by another process") => {
                     ": another process holds it open"
                 }
                 text if text.contains("Permission denied") || text.contains("ead-only") => ": it may not be written to",
-                text if text.contains("not a valid DuckDB database") => ": it is not a DuckDB database",
+                // DuckDB knows SQLite's files, and would write to them by an extension.
+                text if text.contains("not a valid DuckDB database") || text.contains("sqlite_scanner") => ": it is not a DuckDB database",
+                text if text.contains("Could not read enough bytes") => ": it is cut short",
                 _ => "",
             };
             Error::new(ErrorKind::Sink, format!("the DuckDB file `{shown}` cannot be opened{reason}")).with_cause(failure.message)
-        })?;
+        };
+        if name != ":memory:" && !path.exists() {
+            make_file(path, &settings).map_err(refused)?;
+        }
+        let connection = Connection::open(name, &settings).map_err(refused)?;
         let about = "SELECT current_database(), current_schema(), \
-                     (SELECT count(*) FROM duckdb_extensions() WHERE extension_name = 'json' AND loaded)";
-        let about = connection.query_text(about).map_err(|failure| duckdb_error(failure, "the DuckDB file cannot be read"))?;
+                     (SELECT count(*) FROM duckdb_extensions() WHERE extension_name = 'json' AND loaded), \
+                     (SELECT type FROM duckdb_databases() WHERE database_name = current_database())";
+        let about = connection.query_text(about).map_err(|failure| failed(&shown.to_string(), failure, "the file cannot be read"))?;
         let mut cells = about.into_iter().flatten().map(Option::unwrap_or_default);
         let mut next = || cells.next().unwrap_or_default();
-        let (database, schema, has_json) = (next(), next(), next() == "1");
-        Ok(Self { appender: None, connection, database, schema, has_json, zero_dates: ZeroDates::default() })
+        let (database, schema, has_json, kind) = (next(), next(), next() == "1", next());
+        if kind != "duckdb" {
+            let message = format!("the DuckDB file `{shown}` cannot be opened: it is not a DuckDB database, but one of {kind}");
+            return Err(Error::new(ErrorKind::Sink, message));
+        }
+        Ok(Self { appender: None, connection, path: shown.to_string(), database, schema, has_json, zero_dates: ZeroDates::default() })
     }
 
     /// Makes sure that statements see what was appended.
     fn flush(&mut self) -> Result<()> {
         match &mut self.appender {
-            Some(open) => open.appender.flush().map_err(|failure| duckdb_error(failure, "rows cannot be written")),
+            Some(open) => open.appender.flush().map_err(|failure| failed(&self.path, failure, "rows cannot be written")),
             None => Ok(()),
         }
     }
@@ -98,8 +113,12 @@ impl DuckDb {
     }
 
     fn run(&mut self, sql: &str, attempted: &str) -> Result<u64> {
-        self.connection.execute(sql).map_err(|failure| duckdb_error(failure, attempted))
+        self.connection.execute(sql).map_err(|failure| failed(&self.path, failure, attempted))
     }
+}
+
+fn failed(path: &str, failure: Failure, attempted: &str) -> Error {
+    duckdb_error(failure, &format!("`{path}`: {attempted}"))
 }
 
 impl Destination for DuckDb {
@@ -122,7 +141,7 @@ impl Destination for DuckDb {
             Ok(_) => Ok(()),
             // A commit that failed has ended the transaction.
             Err(failure) if failure.message.contains("no transaction is active") => Ok(()),
-            Err(failure) => Err(duckdb_error(failure, "the transaction cannot be rolled back")),
+            Err(failure) => Err(failed(&self.path, failure, "the transaction cannot be rolled back")),
         }
     }
 
@@ -135,7 +154,7 @@ impl Destination for DuckDb {
 
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         self.flush()?;
-        self.connection.query_text(sql).map_err(|failure| duckdb_error(failure, "a query failed"))
+        self.connection.query_text(sql).map_err(|failure| failed(&self.path, failure, "a query failed"))
     }
 
     fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled> {
@@ -147,7 +166,7 @@ impl Destination for DuckDb {
             let appender = self
                 .connection
                 .appender(table.schema(), table.name(), &names)
-                .map_err(|failure| duckdb_error(failure, "rows cannot be written"))?;
+                .map_err(|failure| failed(&self.path, failure, "rows cannot be written"))?;
             let columns = names.into_iter().map(str::to_owned).collect();
             self.appender = Some(Open { table: table.clone(), columns, appender });
         }
@@ -166,7 +185,7 @@ impl Destination for DuckDb {
         match self.connection.query_text(&sql) {
             Ok(rows) => Ok(Some(rows.into_iter().map(stored_column).collect())),
             Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
-            Err(failure) => Err(duckdb_error(failure, "a table's columns cannot be read").with_table(table)),
+            Err(failure) => Err(failed(&self.path, failure, "a table's columns cannot be read").with_table(table)),
         }
     }
 
@@ -266,10 +285,48 @@ fn stored_column(row: Vec<Option<String>>) -> StoredColumn {
     StoredColumn { name: cells.next().unwrap_or_default(), declared_type: cells.next().unwrap_or_default() }
 }
 
+/// Makes a database that is not there. DuckDB does so in several steps, and after a crash or on a full disk leaves a file that it refuses to open
+/// from then on; so the file is made elsewhere and put in place whole.
+fn make_file(path: &Path, settings: &[(&str, String)]) -> Result<(), Failure> {
+    let beside = |suffix: &str| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        path.with_file_name(name)
+    };
+    let new = beside("-ingest-new");
+    let failed = |cause: std::io::Error| Failure { kind: FailureKind::File, message: cause.to_string() };
+    let remove = |path: &Path| match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(failed(cause)),
+        _ => Ok(()),
+    };
+    // What a run left that ended in here.
+    remove(&new)?;
+    let name = new.to_str().ok_or_else(|| Failure { kind: FailureKind::File, message: "its path is not UTF-8".to_owned() })?;
+    let made = Connection::open(name, settings).and_then(|connection| {
+        drop(connection);
+        // DuckDB's log of a database that somebody has removed: the new one is none of its business.
+        remove(&beside(".wal"))?;
+        std::fs::File::open(&new).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(&new, path)).map_err(failed)
+    });
+    if made.is_err() {
+        // Nothing is lost if it stays.
+        let _ = remove(&new);
+    }
+    made
+}
+
+fn is_full(message: &str) -> bool {
+    message.contains("No space left") || message.contains("ENOSPC") || message.contains("Disk quota exceeded")
+}
+
+fn is_too_large(message: &str) -> bool {
+    message.contains("File too large")
+}
+
 fn duckdb_error(failure: Failure, attempted: &str) -> Error {
-    let disk = failure.message.contains("No space left") || failure.message.contains("ENOSPC");
     let reason = match failure.kind {
-        FailureKind::File if disk => ": the disk is full",
+        _ if is_full(&failure.message) => ": the disk is full",
+        _ if is_too_large(&failure.message) => ": a limit on the size of files was reached",
         FailureKind::File => ": the file cannot be read or written",
         FailureKind::Memory => ": DuckDB's memory limit does not suffice",
         FailureKind::Value => ": DuckDB refuses a value or the statement",
