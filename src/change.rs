@@ -50,8 +50,8 @@ pub struct TableChanges {
     ops: Vec<Op>,
     sequences: Vec<Sequence>,
     committed_at: Vec<DateTime>,
-    /// The position after a commit, on the commit's last row of this table.
-    payloads: BTreeMap<usize, Arc<str>>,
+    /// The position that the last row carries.
+    payload: Option<Arc<str>>,
     /// Columns that a row image did not carry: the stored value stays.
     absent: BTreeMap<usize, Vec<usize>>,
 }
@@ -63,7 +63,7 @@ impl TableChanges {
             ops: Vec::new(),
             sequences: Vec::new(),
             committed_at: Vec::new(),
-            payloads: BTreeMap::new(),
+            payload: None,
             absent: BTreeMap::new(),
         }
     }
@@ -112,7 +112,7 @@ impl TableChanges {
     /// If `row` is out of range.
     pub fn lsn(&self, row: usize) -> String {
         let mut text = String::with_capacity(32);
-        write_lsn(&mut text, self.sequences[row], self.payloads.get(&row).map(AsRef::as_ref));
+        write_lsn(&mut text, self.sequences[row], self.payload_of(row));
         text
     }
 
@@ -121,13 +121,17 @@ impl TableChanges {
         self.absent.get(&row).map_or(&[], Vec::as_slice)
     }
 
+    fn payload_of(&self, row: usize) -> Option<&str> {
+        self.payload.as_deref().filter(|_| row + 1 == self.ops.len())
+    }
+
     pub(crate) fn has_absent(&self) -> bool {
         !self.absent.is_empty()
     }
 
     /// Memory that the changes take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.rows.bytes() + self.ops.len() * (1 + 16 + 8) + self.payloads.values().map(|payload| payload.len() + 64).sum::<usize>()
+        self.rows.bytes() + self.ops.len() * (1 + 16 + 8) + self.payload.as_ref().map_or(0, |payload| payload.len())
     }
 
     pub(crate) fn push(
@@ -148,11 +152,13 @@ impl TableChanges {
     }
 
     /// Completes the rows from `from` on with what is known at their commit only.
-    pub(crate) fn commit(&mut self, from: usize, at: DateTime, payload: Option<&Arc<str>>) {
+    pub(crate) fn commit(&mut self, from: usize, at: DateTime) {
         self.committed_at[from..].fill(at);
-        if let (Some(payload), true) = (payload, from < self.ops.len()) {
-            self.payloads.insert(self.ops.len() - 1, Arc::clone(payload));
-        }
+    }
+
+    /// Says on the last row where the stream is once all of them are applied.
+    pub(crate) fn set_payload(&mut self, payload: Option<Arc<str>>) {
+        self.payload = payload;
     }
 
     pub(crate) fn truncate(&mut self, rows: usize) {
@@ -160,7 +166,6 @@ impl TableChanges {
         self.ops.truncate(rows);
         self.sequences.truncate(rows);
         self.committed_at.truncate(rows);
-        self.payloads.split_off(&rows);
         self.absent.split_off(&rows);
     }
 
@@ -172,7 +177,7 @@ impl TableChanges {
             ops: self.ops[at..].to_vec(),
             sequences: self.sequences[at..].to_vec(),
             committed_at: self.committed_at[at..].to_vec(),
-            payloads: self.payloads.range(at..).map(|(row, payload)| (row - at, Arc::clone(payload))).collect(),
+            payload: None,
             absent: self.absent.range(at..).map(|(row, columns)| (row - at, columns.clone())).collect(),
         };
         self.truncate(at);
@@ -185,7 +190,7 @@ impl TableChanges {
         let mut text = String::with_capacity(64);
         for &Put { last, .. } in puts {
             text.clear();
-            write_lsn(&mut text, self.sequences[last], self.payloads.get(&last).map(AsRef::as_ref));
+            write_lsn(&mut text, self.sequences[last], self.payload_of(last));
             lsns.push_text(&text)?;
             deleted.push_int(i64::from(self.ops[last] == Op::Delete))?;
             synced.push_datetime(self.committed_at[last])?;

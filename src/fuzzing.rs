@@ -229,7 +229,11 @@ fn event(byte: u8, executed: &mut [u64; 2]) -> Vec<u8> {
                 };
                 ShardGtid::new("ks", SHARDS[index], gtid(executed[index])).with_last_pks(last_pks)
             };
-            encode::vgtid("ks", shard, &[entry(0), entry(1)].into_iter().collect())
+            let resharded = |name: &str| ShardGtid::new("ks", name, gtid(1));
+            match choice {
+                7 => encode::vgtid("ks", "-40", &[resharded("-40"), resharded("40-80"), entry(1)].into_iter().collect()),
+                _ => encode::vgtid("ks", shard, &[entry(0), entry(1)].into_iter().collect()),
+            }
         }
         10 => encode::event(encode::HEARTBEAT, 1, "", "", None),
         11 => simple(encode::OTHER),

@@ -231,7 +231,7 @@ impl fmt::Debug for LastPk {
 /// What stands in the column `_cdc_lsn`: text whose order is the order of the stream.
 ///
 /// A 20-digit ordinal (of the commit), `:`, a 6-digit row number within it, `:`, and the payload: the [`Vgtid`] with a checksum, as base64url
-/// without padding, on the last row of each commit, `-` on the others. For example `00000000000000000042:000001:-`. The order of this type is
+/// without padding, on the last row of those that were written at once, `-` on the others. For example `00000000000000000042:000001:-`. The order of this type is
 /// the order of the texts. A payload without checksum is read as well.
 ///
 /// While a table is being copied, the payload holds the last PK, which is a value of a row: treat the text as data. `Debug` leaves it out.

@@ -18,7 +18,7 @@ use crate::vtgate::shop::Shop;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program's file; cargo builds the examples with the tests, beside them.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let file = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(file.exists(), "{} is not there: `cargo build --examples` makes it", file.display());

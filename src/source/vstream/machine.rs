@@ -526,18 +526,7 @@ impl Machine {
         }
         let last = transaction.map_or(0, |transaction| transaction.next.ordinal);
         self.ordinal = self.next_ordinal()?.max(last);
-        let has_rows = self.tables.iter().any(TableState::has_uncommitted);
-        if has_rows {
-            let shared = payload(&self.safe_position(&self.position));
-            for state in &mut self.tables {
-                let own = (!state.ahead.is_empty()).then(|| payload(&state.position(&self.position))).flatten();
-                state.commit(at, own.as_ref().or(shared.as_ref()));
-            }
-        } else {
-            for state in &mut self.tables {
-                state.commit(at, None);
-            }
-        }
+        self.tables.iter_mut().for_each(|state| state.commit(at));
         self.committed_anything = true;
         if let (true, Some(change)) = (self.is_copy(), resharded) {
             self.copy_anew(0, &format!("the keyspace was resharded during its copy, {change}"));
@@ -780,9 +769,30 @@ impl Machine {
             return None;
         }
         self.committed_anything = false;
+        // Only the last row that is handed out of a table carries the position: all are written at once, and a VGTID of a large keyspace is larger
+        // than a thousand rows.
+        let mut shared = None;
         let mut changes = Vec::new();
-        for state in &mut self.tables {
-            changes.extend(state.take_committed());
+        for index in 0..self.tables.len() {
+            let mut taken = self.tables[index].take_committed();
+            let last = taken.iter_mut().rev().find_map(|change| match change {
+                Change::Rows(rows) => Some(rows),
+                _ => None,
+            });
+            if let Some(rows) = last {
+                let state = &self.tables[index];
+                let payload = match &state.state {
+                    Following::Yes if state.ahead.is_empty() => {
+                        shared.get_or_insert_with(|| payload(&self.safe_position(&self.position))).clone()
+                    }
+                    Following::Yes => payload(&state.position(&self.position)),
+                    Following::Ended { position, .. } => payload(position),
+                    // No position of the old copy is one to go on from.
+                    Following::Recopy { .. } => None,
+                };
+                rows.set_payload(payload);
+            }
+            changes.append(&mut taken);
         }
         self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
         Some(ChangeBatch { changes, checkpoints: self.checkpoints(), complete: true, caught_up: false })
@@ -821,7 +831,7 @@ impl Machine {
         }
         for change in &mut changes {
             if let Change::Rows(rows) = change {
-                rows.commit(0, transaction.at, None);
+                rows.commit(0, transaction.at);
             }
         }
         transaction.in_pieces = true;
@@ -993,10 +1003,6 @@ impl TableState {
         Mark { segments: self.segments.len(), rows }
     }
 
-    fn has_uncommitted(&self) -> bool {
-        self.mark() != self.committed
-    }
-
     fn discard(&mut self) {
         let Mark { segments, rows } = self.committed;
         // New columns stay: the FIELD event that brought them holds beyond its transaction.
@@ -1010,14 +1016,13 @@ impl TableState {
         }
     }
 
-    fn commit(&mut self, at: DateTime, payload: Option<&Arc<str>>) {
+    fn commit(&mut self, at: DateTime) {
         let Mark { segments, rows } = self.committed;
         let first = segments.saturating_sub(1);
-        let last_rows = self.segments.iter().rposition(|change| matches!(change, Change::Rows(_)));
         for (index, change) in self.segments.iter_mut().enumerate().skip(first) {
             let Change::Rows(changes) = change else { continue };
             let from = if segments > 0 && index == first { rows } else { 0 };
-            changes.commit(from, at, payload.filter(|_| Some(index) == last_rows));
+            changes.commit(from, at);
         }
         self.committed = self.mark();
     }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod faults;
+mod large;
 mod older;
 mod planetscale;
 mod stage;
