@@ -79,8 +79,8 @@ impl Script {
             };
             changes.push(op, sequence, absent.to_vec(), fill).unwrap();
         }
-        // A transaction's last row carries the position; here every run of rows is one.
-        changes.commit(0, DateTime::from_unix_micros(1_700_000_000_000_000).unwrap(), Some(&self.payload()));
+        changes.commit(0, DateTime::from_unix_micros(1_700_000_000_000_000).unwrap());
+        changes.set_payload(Some(self.payload()));
         self.changes.push(Change::Rows(changes));
     }
 
