@@ -35,7 +35,7 @@ pub struct StoredPosition {
     pub(crate) checkpoint: Checkpoint,
     /// The position that the rows themselves carry, where the checkpoint's is newer: it has to be of the same history.
     pub(crate) of_rows: Option<Lsn>,
-    /// The columns that the destination has, where that is known.
+    /// The columns that the destination has of those at the source, where that is known.
     pub(crate) columns: Option<Vec<String>>,
 }
 
@@ -121,8 +121,19 @@ pub(super) struct Known {
     pub(super) fence: Option<Fence>,
     pub(super) content: Content,
     /// The columns that runs have made, where that was recorded; others are somebody else's.
-    pub(super) columns: Option<Vec<StoredColumn>>,
+    pub(super) columns: Option<Vec<OwnColumn>>,
 }
+
+/// A column that a run has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnColumn {
+    pub(super) stored: StoredColumn,
+    /// Whether the source has it. One that was dropped there stays with its old values; if it is added again, it is a new one.
+    pub(super) is_at_source: bool,
+}
+
+/// What marks a column that the source does not have any more.
+const DROPPED: &str = " (dropped at the source)";
 
 /// Reads how far a table has been captured. There is no position if it has to be copied first: it does not exist, or is empty and was never
 /// captured.
@@ -181,7 +192,10 @@ fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str)
         (_, None) if has_rows => return Err(missing()),
         (_, None) => (None, None, None),
     };
-    let names = columns.as_deref().unwrap_or(&stored).iter().map(|column| column.name.clone()).collect();
+    let names = match &columns {
+        Some(columns) => columns.iter().filter(|column| column.is_at_source).map(|column| column.stored.name.clone()).collect(),
+        None => stored.iter().map(|column| column.name.clone()).collect(),
+    };
     let position = resumed.map(|checkpoint| StoredPosition { checkpoint, of_rows, columns: Some(names) });
     Ok(Found { position, note, known: Known { fence, content, columns } })
 }
@@ -232,8 +246,8 @@ pub(super) fn content(destination: &mut dyn Destination, name: &TableName) -> Re
 }
 
 /// Refuses a table that lost columns, or has them with another type, since a run wrote to it.
-fn require_columns(name: &TableName, recorded: &[StoredColumn], stored: &[StoredColumn]) -> Result<()> {
-    for column in recorded {
+fn require_columns(name: &TableName, recorded: &[OwnColumn], stored: &[StoredColumn]) -> Result<()> {
+    for OwnColumn { stored: column, .. } in recorded {
         let found = stored.iter().find(|found| found.name.to_lowercase() == column.name.to_lowercase());
         let what = match found {
             None => "is gone from the destination".to_owned(),
@@ -390,7 +404,7 @@ pub(super) fn write(
     name: &TableName,
     checkpoint: &Checkpoint,
     content: &Content,
-    columns: &[StoredColumn],
+    columns: &[OwnColumn],
     (run, now): (&str, &str),
 ) -> Result<Fence> {
     let fence = Fence { position: checkpoint.to_string(), written_by: Some(run.to_owned()) };
@@ -415,7 +429,7 @@ pub(super) fn write(
 }
 
 /// Stores which columns a table has, in the open transaction; [`write`] does so for a table that has no checkpoint yet.
-pub(super) fn write_columns(destination: &mut dyn Destination, name: &TableName, columns: &[StoredColumn]) -> Result<()> {
+pub(super) fn write_columns(destination: &mut dyn Destination, name: &TableName, columns: &[OwnColumn]) -> Result<()> {
     let columns = literal(&print_columns(columns));
     destination
         .execute(&format!("UPDATE {} SET stored_columns = {columns} WHERE {}", qualified(&checkpoint_table()), is_of(name)))
@@ -435,12 +449,15 @@ pub(super) fn rename(destination: &mut dyn Destination, from: &TableName, to: &T
 }
 
 /// Columns as they stand in `CREATE TABLE`: `"id" BIGINT, "name" VARCHAR`.
-fn print_columns(columns: &[StoredColumn]) -> String {
-    let columns: Vec<String> = columns.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
-    columns.join(", ")
+fn print_columns(columns: &[OwnColumn]) -> String {
+    let print = |OwnColumn { stored, is_at_source }: &OwnColumn| {
+        let dropped = if *is_at_source { "" } else { DROPPED };
+        format!("{} {}{dropped}", quoted(&stored.name), stored.declared_type)
+    };
+    columns.iter().map(print).collect::<Vec<_>>().join(", ")
 }
 
-fn parse_columns(text: &str) -> Result<Vec<StoredColumn>> {
+fn parse_columns(text: &str) -> Result<Vec<OwnColumn>> {
     let damaged = || {
         let message = format!("the columns in `{CHECKPOINT_TABLE}` cannot be read: rebuild the table with full_refresh");
         Error::new(ErrorKind::Conflict, message)
@@ -467,7 +484,8 @@ fn parse_columns(text: &str) -> Result<Vec<StoredColumn>> {
         rest = rest.strip_prefix(' ').ok_or_else(damaged)?;
         // No name of a type has a quotation mark.
         let (declared_type, after) = rest.split_once(", \"").map_or((rest, None), |(declared, after)| (declared, Some(after)));
-        columns.push(StoredColumn { name, declared_type: declared_type.to_owned() });
+        let (declared, is_at_source) = declared_type.strip_suffix(DROPPED).map_or((declared_type, true), |declared| (declared, false));
+        columns.push(OwnColumn { stored: StoredColumn { name, declared_type: declared.to_owned() }, is_at_source });
         rest = match after {
             Some(_) => &rest[declared_type.len() + 2..],
             None => "",
@@ -485,10 +503,11 @@ mod tests {
     fn columns_print_and_parse_whatever_their_names() {
         let names = ["id", "a \"quoted\" one", "\"", "", "with, comma", ", \"", "line\nbreak"];
         let types = ["BIGINT", "DECIMAL(10,2)", "TIMESTAMP WITH TIME ZONE"];
-        let columns: Vec<StoredColumn> = names
+        let columns: Vec<OwnColumn> = names
             .iter()
             .zip(types.iter().cycle())
             .map(|(name, declared)| StoredColumn { name: (*name).to_owned(), declared_type: (*declared).to_owned() })
+            .map(|stored| OwnColumn { is_at_source: stored.name.len() % 2 == 0, stored })
             .collect();
         assert_eq!(parse_columns(&print_columns(&columns)).unwrap(), columns);
         assert_eq!(parse_columns("").unwrap(), []);

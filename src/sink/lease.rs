@@ -14,6 +14,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// What the lease of a database file is called beside it.
 const SUFFIX: &str = "-ingest";
+/// How often a lease may be given back between the opening of its file and the locking.
+const ATTEMPTS: usize = 1_000;
 /// How many links a path may lead over, as on Linux.
 const LINKS: usize = 40;
 
@@ -21,7 +23,7 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub(super) struct Lease {
     /// The lock ends with it.
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -34,7 +36,7 @@ impl Lease {
         let mut name = database.file_name().unwrap_or_default().to_owned();
         name.push(SUFFIX);
         let path = database.with_file_name(name);
-        loop {
+        for _ in 0..ATTEMPTS {
             let cannot = |cause: io::Error| {
                 let reason = match cause.kind() {
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ": nothing may be written there",
@@ -59,8 +61,10 @@ impl Lease {
                 continue;
             }
             file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
-            return Ok(Self { _file: file, path });
+            return Ok(Self { file, path });
         }
+        let message = format!("`{}` cannot be locked: the file is another one each time that it is looked at", path.display());
+        Err(Error::new(ErrorKind::Conflict, message))
     }
 }
 
@@ -68,7 +72,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // While the lock is still held: nobody else can hold one on this file then. If somebody has removed it, what is there now is another's.
         if cfg!(unix)
-            && is_at(&self._file, &self.path)
+            && is_at(&self.file, &self.path)
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::debug!("`{}` could not be removed: {error}", self.path.display());

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use super::checkpoint::{Content, Fence, Known};
+use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::reduce::{Put, Reduced, key_batch, reduce};
 use super::{Destination, Nulled, Sink, StoredColumn, begin, checkpoint, literal, qualified, quoted, staging_name};
 use crate::change::{
@@ -60,7 +60,7 @@ struct Target {
     /// The table as it is at the source, with the columns of ours.
     stored: Arc<Table>,
     /// The columns that runs have made, as the destination has them. They may be wider than those of the source.
-    columns: Vec<StoredColumn>,
+    columns: Vec<OwnColumn>,
     /// Where the rows go while the table is built anew.
     building: Option<TableName>,
     content: Content,
@@ -74,7 +74,7 @@ struct Target {
 }
 
 impl Target {
-    fn new(name: &TableName, stored: Arc<Table>, columns: Vec<StoredColumn>) -> Self {
+    fn new(name: &TableName, stored: Arc<Table>, columns: Vec<OwnColumn>) -> Self {
         Self {
             name: name.clone(),
             stored,
@@ -93,7 +93,8 @@ impl Target {
     }
 
     fn column(&self, name: &str) -> Option<&StoredColumn> {
-        find(&self.columns, name)
+        let name = name.to_lowercase();
+        self.columns.iter().map(|column| &column.stored).find(|column| column.name.to_lowercase() == name)
     }
 }
 
@@ -344,7 +345,7 @@ impl Merge<'_> {
             target.written = true;
             step.take(self.destination, &name)?;
         }
-        target.columns = own_columns(self.destination, &name, &stored, &target.columns)?;
+        target.columns = own_columns(self.destination, &name, &stored, |column| target.column(column).is_some())?;
         checkpoint::write_columns(self.destination, &name, &target.columns)?;
         target.stored = stored;
         target.coming.push_back(added.to_vec());
@@ -536,7 +537,7 @@ fn make(destination: &mut dyn Destination, name: &TableName, stored: &Arc<Table>
     checkpoint::remove(destination, name)?;
     let with_key = destination.wants_key();
     destination.create(name, stored, with_key)?;
-    let columns = own_columns(destination, name, stored, &[])?;
+    let columns = own_columns(destination, name, stored, |_| false)?;
     Ok(Target::new(name, Arc::clone(stored), columns))
 }
 
@@ -575,9 +576,13 @@ fn adopt(
             }
         }
     }
+    destination.take_up(name, LSN_COLUMN)?;
     // A table that no run has recorded the columns of is taken to have been made by one altogether.
-    let before = known.columns.as_deref().unwrap_or(found);
-    let columns = own_columns(destination, name, stored, before)?;
+    let is_own = |column: &str| match &known.columns {
+        Some(columns) => columns.iter().any(|own| own.stored.name.to_lowercase() == column.to_lowercase()),
+        None => find(found, column).is_some(),
+    };
+    let columns = own_columns(destination, name, stored, is_own)?;
     if known.columns.as_ref() != Some(&columns) {
         checkpoint::write_columns(destination, name, &columns)?;
     }
@@ -586,10 +591,15 @@ fn adopt(
 }
 
 /// The columns of a table, as they are stored now, that are of the source or were made by a run before.
-fn own_columns(destination: &mut dyn Destination, name: &TableName, stored: &Table, before: &[StoredColumn]) -> Result<Vec<StoredColumn>> {
-    let mut columns = destination.stored_columns(name)?.unwrap_or_default();
-    columns.retain(|column| find(before, &column.name).is_some() || stored.column_index(&column.name).is_some());
-    Ok(columns)
+fn own_columns(
+    destination: &mut dyn Destination,
+    name: &TableName,
+    table: &Table,
+    is_own: impl Fn(&str) -> bool,
+) -> Result<Vec<OwnColumn>> {
+    let stored = destination.stored_columns(name)?.unwrap_or_default().into_iter();
+    let columns = stored.map(|stored| OwnColumn { is_at_source: table.column_index(&stored.name).is_some(), stored });
+    Ok(columns.filter(|column| column.is_at_source || is_own(&column.stored.name)).collect())
 }
 
 /// Refuses a column whose stored values might not survive the type that it has at the source now.

@@ -6,9 +6,9 @@
 //! [`Destination`] is what each kind performs, and everything above it is written once.
 //!
 //! **Transactions.** `begin` opens one, and until `commit` returned `Ok` nothing of what was done since is visible to anybody else, nor
-//! is there after a crash. `commit` that returned an error did not happen. `rollback` undoes all since `begin`; it also ends a
-//! transaction that a failed statement broke. Statements between `begin` and `commit` see each other's work. There are no nested ones:
-//! `begin` within a transaction is an error.
+//! is there after a crash. A `commit` that returned an error may have happened nevertheless: whoever goes on asks the checkpoint. `rollback`
+//! undoes all since `begin`; it also ends a transaction that a failed statement broke. Statements between `begin` and `commit` see each
+//! other's work. There are no nested ones: `begin` within a transaction is an error.
 //!
 //! **Rows.** `append` takes a batch into the open transaction and matches columns by name. A table may have columns that the batch lacks; they become
 //! NULL. Values are stored exactly, or the call fails and names the column (the caller adds the table, as a staging table's name helps nobody); the only other outcome is the policy of [`ZeroDates`],
@@ -123,6 +123,11 @@ pub(crate) trait Destination: Send {
     fn change_type(&mut self, name: &TableName, column: &Column) -> Result<()> {
         let declared = self.declared(column.column_type());
         self.execute(&format!("ALTER TABLE {} ALTER COLUMN {} TYPE {declared}", qualified(name), quoted(column.name()))).map(drop)
+    }
+
+    /// Is told of a table that was there before, one of whose columns is `column`, ahead of the first change to it.
+    fn take_up(&mut self, _name: &TableName, _column: &str) -> Result<()> {
+        Ok(())
     }
 
     /// Whether a table can be altered in a transaction that has changed its rows.

@@ -242,6 +242,7 @@ fn sqlite_error(cause: rusqlite::Error, attempted: &str) -> Error {
         Some(ErrorCode::NotADatabase) => ": it is not an SQLite database",
         Some(ErrorCode::DatabaseCorrupt) => ": the file is damaged",
         Some(ErrorCode::PermissionDenied) => ": permission denied",
+        Some(ErrorCode::ConstraintViolation) => ": a constraint or an index of the table refuses a row",
         Some(ErrorCode::TooBig) => ": a value is larger than SQLite takes",
         _ => "",
     };

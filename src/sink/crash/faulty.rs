@@ -158,6 +158,10 @@ impl Destination for Faulty {
         self.step(|inner| inner.change_type(name, column))
     }
 
+    fn take_up(&mut self, name: &TableName, column: &str) -> Result<()> {
+        self.read(|inner| inner.take_up(name, column))
+    }
+
     fn alters_written_tables(&self) -> bool {
         self.inner.destination.alters_written_tables()
     }

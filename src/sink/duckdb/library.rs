@@ -32,8 +32,10 @@ pub(super) enum FailureKind {
     File,
     /// Memory.
     Memory,
-    /// A constraint or a conversion: the message may quote a value.
+    /// A conversion, or whatever else may quote a value in its message.
     Value,
+    /// A constraint of the table: the message quotes a value.
+    Constraint,
     /// A name that stands for nothing.
     Missing,
     /// Anything else.
@@ -53,6 +55,7 @@ impl Failure {
             // The database refuses everything from then on. What brought that about is the disk, or a defect.
             duckdb_error_type_DUCKDB_ERROR_FATAL | duckdb_error_type_DUCKDB_ERROR_INTERNAL => FailureKind::Other,
             duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => FailureKind::Memory,
+            duckdb_error_type_DUCKDB_ERROR_CONSTRAINT => FailureKind::Constraint,
             duckdb_error_type_DUCKDB_ERROR_CATALOG => FailureKind::Missing,
             duckdb_error_type_DUCKDB_ERROR_PARSER
             | duckdb_error_type_DUCKDB_ERROR_TRANSACTION

@@ -258,6 +258,13 @@ impl Destination for DuckDb {
         widens(stored, declared)
     }
 
+    fn take_up(&mut self, name: &TableName, column: &str) -> Result<()> {
+        // DuckDB 1.5 loads a unique index at the first INSERT, and has forgotten by then which rows the transaction deleted: it takes those that
+        // replace them for duplicates.
+        let (table, column) = (qualified(name), quoted(column));
+        self.execute(&format!("INSERT INTO {table} ({column}) SELECT {column} FROM {table} WHERE 1 = 0")).map(drop)
+    }
+
     fn alters_written_tables(&self) -> bool {
         // DuckDB 1.5 alters it, and then fails to commit: `another transaction has altered this table`.
         false
@@ -306,7 +313,12 @@ fn make_file(path: &Path, settings: &[(&str, String)]) -> Result<(), Failure> {
         drop(connection);
         // DuckDB's log of a database that somebody has removed: the new one is none of its business.
         remove(&beside(".wal"))?;
-        std::fs::File::open(&new).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(&new, path)).map_err(failed)
+        std::fs::File::open(&new).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(&new, path)).map_err(failed)?;
+        // Without its name a database that has commits would be taken for one that was never made. Not every system syncs folders.
+        if let Some(folder) = path.parent() {
+            let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
     });
     if made.is_err() {
         // Nothing is lost if it stays.
@@ -330,12 +342,13 @@ fn duckdb_error(failure: Failure, attempted: &str) -> Error {
         FailureKind::File => ": the file cannot be read or written",
         FailureKind::Memory => ": DuckDB's memory limit does not suffice",
         FailureKind::Value => ": DuckDB refuses a value or the statement",
+        FailureKind::Constraint => ": a constraint or an index of the table refuses a row",
         FailureKind::Missing | FailureKind::Other => "",
     };
     let error = Error::new(ErrorKind::Sink, format!("{attempted}{reason}"));
     match failure.kind {
         // What DuckDB says about values quotes them.
-        FailureKind::Value => error,
+        FailureKind::Value | FailureKind::Constraint => error,
         _ => error.with_cause(failure.message),
     }
 }

@@ -199,6 +199,27 @@ fn columns_that_somebody_adds_stay_and_break_nothing() {
 }
 
 #[test]
+fn indexes_that_somebody_adds_break_nothing_unless_they_refuse_a_row() {
+    let _logs = binary_logs_stay();
+    for kind in BOTH {
+        let mut captured = Captured::new(kind, "indexed", false);
+        captured.at_destination("create index by_note on {t} (note); create unique index by_name on {t} (name)");
+        captured.assert_completed();
+        captured.at_source("update {t} set name = 'the same' where id in (6, 7)");
+        let before = content(&captured.destination);
+        let error = captured.run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Sink, "{error:?}");
+        assert!(error.to_string().contains("a constraint or an index of the table refuses a row"), "{error:?}");
+        assert!(!format!("{error:#}").contains("the same"), "{error:?}");
+        assert_eq!(content(&captured.destination), before);
+        captured.at_destination("drop index by_name");
+        captured.assert_completed();
+        captured.at_source("alter table {t} add column grade int not null default 7; update {t} set grade = 8 where id = 10");
+        captured.assert_completed();
+    }
+}
+
+#[test]
 fn a_new_column_at_the_source_does_not_take_over_one_that_somebody_has_added() {
     let _logs = binary_logs_stay();
     for kind in BOTH {
@@ -222,6 +243,27 @@ fn a_new_column_at_the_source_does_not_take_over_one_that_somebody_has_added() {
         captured.assert_completed();
         let sql = format!("select grade, own_grade from {} where id = 11", captured.table);
         assert_eq!(captured.destination.query(&sql), [[Some("7".to_owned()), Some("1".to_owned())]]);
+    }
+}
+
+#[test]
+fn a_column_that_the_source_drops_and_adds_again_is_a_new_one() {
+    let _logs = binary_logs_stay();
+    for kind in BOTH {
+        let mut captured = Captured::new(kind, "readded", false);
+        captured.at_source("alter table {t} add column grade int not null default 1; update {t} set grade = 5 where id < 3");
+        captured.assert_completed();
+        // A run sees the table without it.
+        captured.at_source("alter table {t} drop column grade; update {t} set note = 'without' where id = 9");
+        captured.assert_completed();
+        captured.at_source("alter table {t} add column grade int not null default 7; update {t} set grade = 8 where id = 10");
+        captured.assert_completed();
+        let sql = format!("select id, grade from {} order by id", captured.table);
+        let expected: Vec<(i64, Option<i64>)> = captured.conn.query(&sql).unwrap();
+        let number = |cell: &Option<String>| cell.as_deref().map(|cell| cell.parse::<i64>().unwrap());
+        let found = captured.destination.query(&sql.replace("order", "where not _cdc_deleted order"));
+        let found: Vec<(i64, Option<i64>)> = found.iter().map(|row| (number(&row[0]).unwrap(), number(&row[1]))).collect();
+        assert_eq!(found, expected, "{kind:?}");
     }
 }
 
