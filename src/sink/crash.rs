@@ -249,7 +249,7 @@ fn explore(kind: Kind, base: &Files, work: Work, before: &State, after: &State, 
 fn faults_at(kind: Kind, faults: &[Fault], at: usize) -> Vec<Fault> {
     let is_slow = !kind.is_quick();
     match faults {
-        [Fault::Killed] if is_slow => faults.iter().copied().filter(|_| at % 2 == 0).collect(),
+        [Fault::Killed] if is_slow => faults.iter().copied().filter(|_| at.is_multiple_of(2)).collect(),
         _ if is_slow => faults.iter().copied().cycle().skip(at).take(1).collect(),
         _ => faults.to_vec(),
     }
