@@ -93,7 +93,7 @@ fn quickstart_shows_snapshot_stream_and_resume() {
     );
 
     run("quickstart", &[file.to_str().unwrap()]).failed_with("exists");
-    run("quickstart", &["/no/such/folder/shop.db"]).failed_with("its folder is missing");
+    run("quickstart", &["/no/such/folder/shop.db"]).failed_with("its folder does not exist");
     run("quickstart", &[]).succeeded();
 }
 
