@@ -48,7 +48,7 @@ pub enum ErrorKind {
     Protocol,
     /// The captured table was dropped or renamed at the source, or changed in a way that cannot be followed.
     SchemaChange,
-    /// The destination is not in the state that was expected of it.
+    /// The destination is not in the state that was expected of it: another run writes to it, or somebody has changed what a run left there.
     Conflict,
     /// The destination failed to read or write.
     Sink,
