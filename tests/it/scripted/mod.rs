@@ -4,5 +4,5 @@ mod cancel;
 mod faults;
 mod older;
 mod planetscale;
-mod stage;
+pub mod stage;
 mod standstill;
