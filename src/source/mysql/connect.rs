@@ -148,8 +148,11 @@ impl Connection {
     pub(crate) fn query(&mut self, sql: &str, parameters: &[&str]) -> Result<Vec<Vec<Option<String>>>> {
         let failed = |cause| query_error(cause, "a query about the schema failed");
         let parameters: Vec<mysql::Value> = parameters.iter().map(|text| mysql::Value::from(*text)).collect();
-        let parameters = if parameters.is_empty() { mysql::Params::Empty } else { mysql::Params::Positional(parameters) };
-        let rows: Vec<mysql::Row> = self.conn.exec(sql, parameters).map_err(failed)?;
+        // In the binary protocol numbers and times would not be text.
+        let rows: Vec<mysql::Row> = match parameters.is_empty() {
+            true => self.conn.query(sql).map_err(failed)?,
+            false => self.conn.exec(sql, mysql::Params::Positional(parameters)).map_err(failed)?,
+        };
         rows.into_iter()
             .map(|row| row.unwrap_raw().into_iter().map(|value| text_of(value.unwrap_or(mysql::Value::NULL))).collect())
             .collect()
@@ -446,7 +449,9 @@ fn refusal_error(refusal: &mysql::MySqlError, place: &Place, plain: bool) -> Err
         1040 => Error::new(ErrorKind::Connect, format!("{place} has no connection left (error {code})")),
         3159 => Error::new(ErrorKind::Tls, format!("{place} demands TLS; set `tls=true` (error {code})")),
         // vtgate has one number for everything that has none of MySQL's.
-        1105 if plain => Error::new(ErrorKind::Tls, format!("{place} refuses the connection without TLS; set `tls=true` (error {code})")),
+        1105 if plain && refusal.message.contains("insecure") => {
+            Error::new(ErrorKind::Tls, format!("{place} refuses the connection without TLS; set `tls=true` (error {code})"))
+        }
         _ => Error::new(ErrorKind::Connect, format!("{place} refuses the connection with error {code} ({})", refusal.state)),
     }
 }
@@ -481,13 +486,41 @@ fn tls_error(cause: rustls::Error, place: &Place) -> Error {
     Error::new(ErrorKind::Tls, message).with_cause(cause)
 }
 
+/// What vtgate says where it is a tablet that fails, and not the statement: another attempt may find it back, or another one in its place.
+/// These have one number with all else that has none in MySQL.
+const TABLET_AWAY: &[&str] = &[
+    "no healthy tablet available",
+    "is either down or nonexistent",
+    "is not serving",
+    "NOT_SERVING",
+    "SHUTTING_DOWN",
+    "reparent operation in progress",
+    "wrong tablet type",
+    "connection refused",
+    "code = Unavailable",
+    "Code: UNAVAILABLE",
+    "errno 2002",
+    "errno 2003",
+    "errno 2006",
+    "errno 2013",
+];
+
+fn is_tablet_away(refusal: &mysql::MySqlError) -> bool {
+    TABLET_AWAY.iter().any(|fragment| refusal.message.contains(fragment))
+}
+
 /// An error of a statement. The server's own text can quote values, so only its number is passed on.
 pub(super) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> Error {
     let attempted = attempted.into();
     match error {
         mysql::Error::MySqlError(refusal) => {
             let code = refusal.code;
+            if is_tablet_away(&refusal) {
+                let message = format!("{attempted}: vtgate has no tablet that answers: error {code} ({})", refusal.state);
+                return Error::new(ErrorKind::Connect, message);
+            }
             let meaning = match code {
+                1040 | 1203 => "the server has no connection left: ",
                 1044 | 1142 | 1143 | 1227 | 1370 => "the user lacks a privilege: ",
                 1046 => "no database is chosen: ",
                 1049 => "the database does not exist: ",
@@ -501,7 +534,7 @@ pub(super) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> 
                 1317 => "the server ended the statement: ",
                 _ => "",
             };
-            let kind = if matches!(code, 1053 | 1077 | 1079) { ErrorKind::Connect } else { ErrorKind::Source };
+            let kind = if matches!(code, 1040 | 1053 | 1077 | 1079 | 1203) { ErrorKind::Connect } else { ErrorKind::Source };
             Error::new(kind, format!("{attempted}: {meaning}error {code} ({})", refusal.state))
         }
         error => match io_cause(&error) {
@@ -511,5 +544,30 @@ pub(super) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> 
             Some(cause) => Error::new(ErrorKind::Connect, format!("{attempted}: the connection broke")).with_cause(cause.to_string()),
             None => Error::protocol(format!("{attempted}: the server broke MySQL's protocol")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: u16, message: &str) -> Error {
+        let refusal = mysql::MySqlError { state: "HY000".into(), code, message: message.into() };
+        query_error(mysql::Error::MySqlError(refusal), "a statement failed")
+    }
+
+    #[test]
+    fn a_tablet_that_is_away_may_come_back_and_what_the_server_quotes_is_not_passed_on() {
+        for text in [
+            "target: commerce.0.primary: no healthy tablet available for 'keyspace:\"commerce\" shard:\"0\" tablet_type:PRIMARY' hunter2",
+            "target: commerce.0.primary: vttablet: rpc error: code = Unavailable desc = hunter2",
+            "target: commerce.0.primary: primary is not serving, there may be a reparent operation in progress: hunter2",
+        ] {
+            let error = answered(1105, text);
+            assert!(error.is_transient() && !format!("{error:?}").contains("hunter2"), "{error:?}");
+            assert_eq!(error.to_string(), "a statement failed: vtgate has no tablet that answers: error 1105 (HY000)");
+        }
+        let error = answered(1105, "unsupported: hunter2");
+        assert!(!error.is_transient() && !format!("{error:?}").contains("hunter2"), "{error:?}");
     }
 }

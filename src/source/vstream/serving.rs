@@ -69,8 +69,7 @@ impl Inquiry<'_> {
 
     /// What the server says of its throttler, if it says anything.
     pub(super) fn throttler(&self) -> Option<String> {
-        let asked = self.source.with_connection(self.cancel, |connection| Ok(server::throttler(connection, self.keyspace)));
-        asked.ok().flatten()
+        self.source.with_connection(self.cancel, |connection| server::throttler(connection, self.keyspace)).ok().flatten()
     }
 
     fn histories(&self, shards: &[String]) -> Result<Vec<ServerShard>> {

@@ -8,6 +8,7 @@ use planetscale_ingest::{ErrorKind, IngestOptions};
 
 use super::{Network, cut, once_after, reset};
 use crate::capture::fixture::{Destination, Kind, Random, binary_logs_stay, change, create, insert};
+use crate::scripted::stage::Stage;
 use crate::support::proxy::{Fault, Way};
 use crate::support::servers::{Server, vitess, vitess_secure};
 
@@ -305,4 +306,27 @@ fn an_outage_of_both_ports_is_waited_for_in_copy_and_in_stream() {
     case.verify(&copied);
     assert!(network.grpc().faults() > faults + 3, "{}", network.grpc().faults());
     assert!(Path::new(&copied.path).exists());
+}
+
+/// The MySQL side is a front that refuses Vitess's statements; shards and stop position come from a stream of the real vtgate.
+#[test]
+fn a_real_vtgate_behind_a_front_that_refuses_statements_is_captured() {
+    let _logs = binary_logs_stay();
+    for (keyspace, table) in [("commerce", "net_front_one"), ("customer", "net_front_two")] {
+        let mut case = Case::new(vitess(), keyspace, table);
+        let columns =
+            [("id", "bigint"), ("name", "varchar(200)"), ("amount", "decimal(12,2)"), ("note", "text"), ("happened", "datetime(6)")];
+        let stage = Stage::new(0).table(table, &columns).refusing(&["SHOW VITESS", "SELECT @@global", "USE"]);
+        let front = stage.start(|_, _| panic!("the stream is another server's"));
+        let (host, port) = vitess().grpc.as_ref().unwrap();
+        let source =
+            format!("mysql+cdc://127.0.0.1:{}/{keyspace}?tls=false&grpc_host={host}&grpc_port={port}&grpc_tls=false", front.mysql_port);
+        let destination = Destination::new(Kind::Sqlite);
+        destination.capture_all(&source, &case.options);
+        case.verify(&destination);
+        case.change(1..CHANGES);
+        let report = destination.capture_all(&source, &case.options);
+        case.verify(&destination);
+        assert!(report.tables[0].notes[0].contains("could not be checked"), "{:?}", report.tables[0].notes);
+    }
 }

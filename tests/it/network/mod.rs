@@ -1,7 +1,6 @@
 //! A network that fails, between the library and real servers.
 
 mod capture;
-mod restart;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,5 +5,5 @@ mod faults;
 mod large;
 mod older;
 mod planetscale;
-mod stage;
+pub mod stage;
 mod standstill;
