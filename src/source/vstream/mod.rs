@@ -17,6 +17,7 @@ mod pump;
 pub(crate) mod run;
 #[cfg(feature = "vstream")]
 mod server;
+pub(crate) mod shape;
 #[cfg(feature = "vstream")]
 mod status;
 #[cfg(feature = "vstream")]

@@ -14,8 +14,10 @@ use crate::position::{ServerShard, Vgtid, judge};
 use crate::schema::{Column, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
+use crate::source::mysql::Connection;
 use crate::source::vstream::event::{EventKind, read_response};
 use crate::source::vstream::machine::{Machine, Plan, PlannedTable, Stop, nothing_copied};
+use crate::source::vstream::shape::Shape;
 use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
 use crate::source::vstream::{proto, server};
 use crate::tls::TlsFiles;
@@ -98,6 +100,10 @@ pub struct Changes<'a> {
     /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
     /// show in the stream when their time comes, or else at its end.
     declared: BTreeMap<String, Table>,
+    /// What is known of the columns of each table and shard.
+    shapes: BTreeMap<(String, String), Shape>,
+    /// Whether tables that are behind others were brought level since the last copy.
+    levelled: bool,
     caught_up: bool,
     ended: bool,
 }
@@ -107,6 +113,15 @@ struct Follow {
     table: Arc<Table>,
     position: Vgtid,
     phase: CopyPhase,
+}
+
+/// Tables, and the position to bring them to.
+type Behind = (Vec<PlannedTable>, BTreeMap<String, GtidSet>);
+
+impl Follow {
+    fn planned(self) -> PlannedTable {
+        PlannedTable { table: self.table, position: self.position }
+    }
 }
 
 struct Running {
@@ -172,6 +187,11 @@ impl<'a> Changes<'a> {
                 CopyPhase::Copying { .. } => to_copy.push_back(follow),
             }
         }
+        let shapes = if copied.is_empty() {
+            BTreeMap::new()
+        } else {
+            source.with_connection(|connection| shapes(connection, &keyspace, &shards, tablet_type, &copied))?
+        };
         let now = now()?;
         let plan = Plan { keyspace, shards, ordinal: request.ordinal, now, transaction_bytes: TRANSACTION_BYTES };
         let stop = stop_position(&serving);
@@ -188,6 +208,8 @@ impl<'a> Changes<'a> {
             copied,
             running: None,
             declared,
+            shapes,
+            levelled: false,
             caught_up: false,
             ended: false,
         })
@@ -236,18 +258,23 @@ impl<'a> Changes<'a> {
 
     /// Starts the next machine: a copy while a table needs one, else the stream of all. `false` if there is nothing left to do.
     fn begin(&mut self) -> Result<bool> {
-        let (machine, is_last) = if let Some(follow) = self.to_copy.pop_front() {
+        let (mut machine, is_last) = if let Some(follow) = self.to_copy.pop_front() {
             let CopyPhase::Copying { done, sweep } = follow.phase else {
                 return Err(Error::protocol("a table that was copied is to be copied again"));
             };
             (Machine::copy(self.plan.clone(), follow.table, follow.position, done, sweep), false)
         } else if self.copied.is_empty() || (self.caught_up && self.mode == CaptureMode::Batch) {
             return Ok(false);
+        } else if let Some((behind, stop)) = self.behind()? {
+            (Machine::stream(self.plan.clone(), behind, Some(stop))?, false)
         } else {
-            let planned = self.copied.drain(..).map(|follow| PlannedTable { table: follow.table, position: follow.position }).collect();
+            let planned = self.copied.drain(..).map(Follow::planned).collect();
             let stop: Stop = (!self.caught_up).then(|| self.stop.clone());
             (Machine::stream(self.plan.clone(), planned, stop)?, true)
         };
+        for ((table, shard), shape) in &self.shapes {
+            machine.expect(table, shard, shape.clone());
+        }
         let now = Instant::now();
         self.running = Some(Running {
             machine,
@@ -260,6 +287,36 @@ impl<'a> Changes<'a> {
             waiting: VecDeque::new(),
         });
         Ok(true)
+    }
+
+    /// The tables that have not come as far as others, and how far those have. They are streamed by themselves first: a stream of all
+    /// tables would begin at the oldest position, and what is older than a table's copy need not be readable by its columns of today.
+    fn behind(&mut self) -> Result<Option<Behind>> {
+        if std::mem::replace(&mut self.levelled, true) {
+            return Ok(None);
+        }
+        let mut furthest: BTreeMap<String, GtidSet> = BTreeMap::new();
+        for follow in &self.copied {
+            for at in follow.position.shards() {
+                furthest.entry(at.shard().to_owned()).or_default().union(&at.gtid_set()?);
+            }
+        }
+        let mut level = Vec::new();
+        let mut behind = Vec::new();
+        for follow in self.copied.drain(..) {
+            let mut is_behind = false;
+            for at in follow.position.shards() {
+                is_behind |= furthest.get(at.shard()).is_some_and(|furthest| !at.gtid_set().is_ok_and(|own| own.contains(furthest)));
+            }
+            if is_behind { behind.push(follow) } else { level.push(follow) }
+        }
+        // Where each is ahead of another somewhere, the stream sorts it out.
+        if behind.is_empty() || level.is_empty() {
+            self.copied = behind.into_iter().chain(level).collect();
+            return Ok(None);
+        }
+        self.copied = level;
+        Ok(Some((behind.into_iter().map(Follow::planned).collect(), furthest)))
     }
 
     /// Takes the last batch out of a machine that has ended, and notes where its tables stand.
@@ -276,6 +333,9 @@ impl<'a> Changes<'a> {
             batch.changes.extend(machine.take_all().changes);
         }
         self.plan.ordinal = machine.ordinal();
+        for (table, shard, shape) in machine.shapes() {
+            self.shapes.insert((table.to_owned(), shard.to_owned()), shape.clone());
+        }
         let mut recopied = false;
         for (table, checkpoint) in machine.into_checkpoints() {
             let Some(checkpoint) = checkpoint else { continue };
@@ -286,6 +346,7 @@ impl<'a> Changes<'a> {
                 CopyPhase::Copied => self.copied.push(follow),
                 CopyPhase::Copying { .. } => {
                     recopied = true;
+                    self.levelled = false;
                     self.to_copy.push_back(follow);
                 }
             }
@@ -357,6 +418,13 @@ impl<'a> Changes<'a> {
             Err(error) => error,
         };
         running.stream = None;
+        // The tablet has the table's columns of today only, and these do not fit what the binary log holds of it.
+        let unreadable = failed.table().filter(|_| failed.kind() == ErrorKind::SchemaChange);
+        if let Some(table) = unreadable.filter(|table| running.machine.tables().any(|followed| followed.name() == *table)) {
+            running.machine.connection_lost()?;
+            running.machine.copy_anew_by_name(table, UNREADABLE);
+            return Ok(());
+        }
         if !failed.is_transient() {
             return Err(failed);
         }
@@ -422,6 +490,8 @@ impl<'a> Changes<'a> {
     }
 }
 
+/// Why a table is copied once more whose older changes no longer fit its columns.
+const UNREADABLE: &str = "its columns were changed, and the server cannot read older changes by the new ones";
 /// Why a table with such a new column is copied once more.
 const COMPUTED: &str = "it has a new column whose values the server computes";
 
@@ -487,6 +557,26 @@ fn check_table(table: &Table) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()));
     }
     Ok(())
+}
+
+/// The columns of tables whose changes are to be followed, as they are now. A server that does not tell them is believed.
+fn shapes(
+    connection: &mut Connection,
+    keyspace: &str,
+    shards: &[String],
+    tablet_type: TabletType,
+    tables: &[Follow],
+) -> Result<BTreeMap<(String, String), Shape>> {
+    let mut shapes = BTreeMap::new();
+    for shard in shards {
+        let columns = server::columns(connection, keyspace, shard, tablet_type)?;
+        for table in tables.iter().map(|follow| follow.table.name()) {
+            if let Some(columns) = columns.get(table) {
+                shapes.insert((table.to_owned(), shard.clone()), Shape::new(columns));
+            }
+        }
+    }
+    Ok(shapes)
 }
 
 fn stop_position(serving: &[ServerShard]) -> BTreeMap<String, GtidSet> {
