@@ -3,3 +3,4 @@
 mod failover;
 mod interrupted;
 mod run;
+mod schema;
