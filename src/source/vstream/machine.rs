@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
 use crate::gtid::GtidSet;
 use crate::position::{Lsn, ShardGtid, Vgtid};
-use crate::schema::Table;
+use crate::schema::{ColumnType, Table};
 use crate::source::vstream::ddl::{Alteration, Ddl};
 use crate::source::vstream::decode::{self, FieldPlan};
 use crate::source::vstream::event::{Event, EventKind, FieldEvent, RowChange, RowEvent, RowImage};
@@ -119,6 +119,8 @@ struct TableState {
     grown: Vec<usize>,
     /// Shards from which rows came without one of these columns, after another shard had shown it.
     lagging: BTreeSet<String>,
+    /// Columns that new rows came without.
+    omitted: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -198,6 +200,7 @@ impl Machine {
                 shapes: HashMap::new(),
                 grown: Vec::new(),
                 lagging: BTreeSet::new(),
+                omitted: BTreeSet::new(),
             })
             .collect();
         Self {
@@ -237,6 +240,17 @@ impl Machine {
     /// What is known of the columns of each table and shard.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &str, &Shape)> {
         self.tables.iter().flat_map(|state| state.shapes.iter().map(|(shard, shape)| (state.table.name(), shard.as_str(), shape)))
+    }
+
+    /// Tables, and columns that new rows of theirs came without since this was asked last: their default has to be NULL.
+    pub(crate) fn take_omitted(&mut self) -> Vec<(Arc<Table>, String)> {
+        let mut omitted = Vec::new();
+        for state in &mut self.tables {
+            for index in std::mem::take(&mut state.omitted) {
+                omitted.extend(state.table.columns().get(index).map(|column| (Arc::clone(&state.table), column.name().to_owned())));
+            }
+        }
+        omitted
     }
 
     /// Whether everything that was asked for has come; events are ignored from then on.
@@ -960,10 +974,24 @@ impl TableState {
             let message = "the binlog holds parts of JSON documents: binlog_row_value_options must be empty";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let absent = match (change.data_columns, after) {
+        let mut absent = match (change.data_columns, after) {
             (Some(present), Some(_)) => plan.absent(|field| present.contains(field)),
             _ => Vec::new(),
         };
+        if !absent.is_empty() {
+            // With NOBLOB these are TEXT and BLOB only: of an update, those that stay as they are; of a new row, those that are NULL.
+            let is_blob = |&index: &usize| {
+                let column = self.table.columns().get(index);
+                column.is_some_and(|column| matches!(column.column_type(), ColumnType::Text { .. } | ColumnType::Binary { .. }))
+            };
+            if self.table.primary_key().iter().any(|key| absent.contains(key)) || before.is_none() && !absent.iter().all(is_blob) {
+                let message = "the binlog holds only some columns of a row: binlog_row_image must be FULL or NOBLOB for every session";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            if before.is_none() {
+                self.omitted.extend(std::mem::take(&mut absent));
+            }
+        }
         let Some(rows) = self.rows() else { return Ok(()) };
         let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>, text: &mut String| -> Result<()> {
             plan.check_key(image, values)?;

@@ -239,6 +239,9 @@ impl<'a> Changes<'a> {
             let due = running.last_taken + interval;
             if running.machine.buffered_bytes() >= BATCH_BYTES || Instant::now() >= due {
                 running.last_taken = Instant::now();
+                let omitted = running.machine.take_omitted();
+                self.check_omitted(omitted)?;
+                let Some(running) = &mut self.running else { continue };
                 if let Some(mut batch) = running.machine.take().or_else(|| running.machine.take_piece()) {
                     let computed = self.complete_columns(&mut batch)?;
                     if let Some(running) = &mut self.running {
@@ -325,6 +328,7 @@ impl<'a> Changes<'a> {
         let Running { mut machine, stream, is_last, .. } = running;
         // The call ends before the batch is written, so that no tablet waits for a destination.
         drop(stream);
+        self.check_omitted(machine.take_omitted())?;
         let mut batch = machine.take_all();
         let mut appended = if is_last { self.columns_not_seen(&machine) } else { Vec::new() };
         batch.changes.append(&mut appended);
@@ -469,6 +473,27 @@ impl<'a> Changes<'a> {
             behind.join(", ")
         );
         Err(Error::new(ErrorKind::Timeout, message).with_shard(behind[0]))
+    }
+
+    /// New rows that come without a column have NULL in it, if the sessions that write them log blobs only where they need to. A session that
+    /// logs the columns of its statement only leaves others out as well.
+    fn check_omitted(&self, omitted: Vec<(Arc<Table>, String)>) -> Result<()> {
+        for (table, column) in omitted {
+            let keyspace = &self.plan.keyspace;
+            let default = self.source.with_connection(|connection| server::default_of(connection, keyspace, table.name(), &column));
+            match default {
+                Ok(None) => {}
+                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
+                Ok(Some(_)) | Err(_) => {
+                    let message = format!(
+                        "the binlog leaves `{column}` out of new rows of `{}`, whose default is not NULL: binlog_row_image must be FULL or NOBLOB for every session",
+                        table.name()
+                    );
+                    return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()).with_column(&column));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks for what rows written before a new column hold in it. Tables where only the server can compute that are named.
