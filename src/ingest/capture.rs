@@ -24,6 +24,8 @@ struct Account {
     table: Table,
     target: TableName,
     report: TableReport,
+    /// A copy on top of what is stored has begun and not ended.
+    is_copied_anew: bool,
 }
 
 /// Captures the changes of the tables that the options name.
@@ -80,6 +82,7 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
         Err(Failure { error, .. }) => (false, Some(format!("{error:#}"))),
     };
     for account in accounts {
+        let caught_up = caught_up && !account.is_copied_anew;
         let mut entry = account.report;
         entry.nulled_dates = merge.nulled_dates(&entry.source);
         entry.elapsed = begun.elapsed();
@@ -126,7 +129,7 @@ fn accounts(source: &Source, options: &IngestOptions) -> Result<Vec<Account>> {
             report.state = TableState::Failed { error: error.to_string() };
             first_error.get_or_insert(error);
         }
-        accounts.push(Account { table, target, report });
+        accounts.push(Account { table, target, report, is_copied_anew: false });
     }
     match first_error {
         Some(error) if accounts.iter().all(Account::is_failed) => Err(error),
@@ -212,12 +215,13 @@ fn pump(
 
 /// Adds a written batch to the accounts.
 fn account(accounts: &mut [Account], batch: &ChangeBatch) {
-    let mut by_name: BTreeMap<&str, &mut TableReport> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, &mut Account> = BTreeMap::new();
     for account in accounts {
-        by_name.insert(account.table.name(), &mut account.report);
+        by_name.insert(account.table.name().to_owned(), account);
     }
     for change in batch.changes() {
-        let Some(report) = by_name.get_mut(change.table().name()) else { continue };
+        let Some(account) = by_name.get_mut(change.table().name()) else { continue };
+        let report = &mut account.report;
         match change {
             Change::Rows(rows) => {
                 report.rows_read += rows.len() as u64;
@@ -230,14 +234,18 @@ fn account(accounts: &mut [Account], batch: &ChangeBatch) {
                     }
                 }
             }
-            Change::CopiedAnew { reason, .. } => report.notes.push(format!("copied anew: {reason}")),
+            Change::CopiedAnew { reason, .. } => {
+                report.notes.push(format!("copied anew: {reason}"));
+                account.is_copied_anew = true;
+            }
+            Change::Swept { .. } => account.is_copied_anew = false,
             Change::Ended { error, .. } => report.state = TableState::Failed { error: format!("{error:#}") },
             _ => {}
         }
     }
     for checkpoint in batch.checkpoints() {
-        if let Some(report) = by_name.get_mut(checkpoint.table()) {
-            report.position = Some(checkpoint.lsn().to_string());
+        if let Some(account) = by_name.get_mut(checkpoint.table()) {
+            account.report.position = Some(checkpoint.lsn().to_string());
         }
     }
 }

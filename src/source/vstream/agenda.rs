@@ -28,8 +28,13 @@ pub(crate) struct Agenda {
     copied: Vec<Follow>,
     /// What is known before anything is read.
     ready: Vec<(Change, Checkpoint)>,
+    /// Whether tables that are behind others were brought level since the last copy.
+    levelled: bool,
     caught_up: bool,
 }
+
+/// Tables, and the position to bring them to.
+type Behind = (Vec<PlannedTable>, BTreeMap<String, GtidSet>);
 
 /// A table between two machines.
 struct Follow {
@@ -65,7 +70,7 @@ pub(crate) struct Next {
 
 impl Agenda {
     pub(crate) fn new(plan: Plan, stop: BTreeMap<String, GtidSet>, goes_on: bool) -> Self {
-        Self { plan, stop, goes_on, to_copy: VecDeque::new(), copied: Vec::new(), ready: Vec::new(), caught_up: false }
+        Self { plan, stop, goes_on, to_copy: VecDeque::new(), copied: Vec::new(), ready: Vec::new(), levelled: false, caught_up: false }
     }
 
     /// Adds a table that is new, or that was captured before.
@@ -135,6 +140,10 @@ impl Agenda {
         if self.copied.is_empty() || (self.caught_up && !self.goes_on) {
             return Ok(None);
         }
+        if let Some((behind, stop)) = self.behind()? {
+            let machine = Machine::stream(self.plan.clone(), behind, Some(stop))?;
+            return Ok(Some(Next { machine, is_last: false }));
+        }
         let stop: Stop = (!self.caught_up).then(|| self.stop.clone());
         let machine = Machine::stream(self.plan.clone(), self.copied.drain(..).map(PlannedTable::from).collect(), stop)?;
         Ok(Some(Next { machine, is_last: true }))
@@ -146,6 +155,30 @@ impl Agenda {
         let Some(first) = self.copied.iter().find(|follow| follow.shards() != serving) else { return Vec::new() };
         let shards: BTreeSet<String> = first.shards().into_iter().map(str::to_owned).collect();
         self.copied.extract_if(.., |follow| follow.shards().iter().eq(shards.iter())).collect()
+    }
+
+    /// The tables that have not come as far as others, and how far those have. They are streamed by themselves first: a stream of all
+    /// tables would begin at the oldest position, and what is older than a table's copy need not be readable by its columns of today.
+    fn behind(&mut self) -> Result<Option<Behind>> {
+        if std::mem::replace(&mut self.levelled, true) {
+            return Ok(None);
+        }
+        let mut furthest: BTreeMap<String, GtidSet> = BTreeMap::new();
+        for at in self.copied.iter().flat_map(|follow| follow.position.shards()) {
+            furthest.entry(at.shard().to_owned()).or_default().union(&at.gtid_set()?);
+        }
+        let is_behind = |follow: &Follow| {
+            let reached = |at: &ShardGtid| at.gtid_set().is_ok_and(|own| furthest.get(at.shard()).is_none_or(|far| own.contains(far)));
+            !follow.position.shards().iter().all(reached)
+        };
+        let (behind, level): (Vec<Follow>, Vec<Follow>) = self.copied.drain(..).partition(is_behind);
+        // Where each is ahead of another somewhere, the stream sorts it out.
+        if behind.is_empty() || level.is_empty() {
+            self.copied.extend(behind.into_iter().chain(level));
+            return Ok(None);
+        }
+        self.copied = level;
+        Ok(Some((behind.into_iter().map(PlannedTable::from).collect(), furthest)))
     }
 
     /// Notes where the tables of a machine that has ended stand; `batch` is the last that it handed out. If it went over to other shards, those:
@@ -166,6 +199,7 @@ impl Agenda {
                 // It begins on the shards that serve, wherever the stream that gave it up was.
                 follow.position = nothing_copied(&self.plan.keyspace, &self.plan.shards);
                 recopied = true;
+                self.levelled = false;
             }
             self.push(follow);
         }

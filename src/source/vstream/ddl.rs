@@ -1,17 +1,61 @@
 //! What a DDL event's statement does to captured tables.
 //!
-//! TRUNCATE, DROP and RENAME reach a client as text only. Everything else (ALTER's column changes, CREATE) is answered by the next FIELD
-//! event and is not read here.
+//! TRUNCATE, DROP and RENAME reach a client as text only. What ALTER does to columns shows in the next FIELD event as well; its text tells
+//! which change a column's new name stands for, and whether a FIELD event shows it too early.
 
 /// What a statement does to tables, by their bare names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ddl {
     Truncate(String),
+    /// A table that is not there. With IF NOT EXISTS, which the server also logs where it had no effect, that is not known.
+    Create(String),
     Drop(Vec<String>),
     /// From and to.
     Rename(Vec<(String, String)>),
+    /// What is done to a table's columns and to its key; that may be nothing.
+    Alter(String, Vec<Alteration>),
     /// Nothing that ends or empties a table.
     Other,
+}
+
+/// One part of an ALTER TABLE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Alteration {
+    /// `has_value` unless the rows that are there get NULL.
+    Add {
+        column: String,
+        place: Place,
+        has_value: bool,
+    },
+    Drop(String),
+    Rename {
+        from: String,
+        to: String,
+        place: Place,
+    },
+    /// The type or the place of a column.
+    Modify {
+        column: String,
+        place: Place,
+    },
+    /// The primary key becomes these columns; none if it is dropped.
+    Key(Vec<String>),
+}
+
+/// Where a column is put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    First,
+    After(String),
+    /// Where it is; a new one goes to the end.
+    Unchanged,
+}
+
+impl Alteration {
+    /// Whether it changes the columns or their order.
+    pub(crate) fn is_of_columns(&self) -> bool {
+        !matches!(self, Self::Key(_) | Self::Modify { place: Place::Unchanged, .. })
+    }
 }
 
 impl Ddl {
@@ -21,6 +65,12 @@ impl Ddl {
         if words.take("truncate") {
             words.take("table");
             return words.table().map_or(Self::Other, Self::Truncate);
+        }
+        if words.take("create") {
+            if !words.take("table") || words.take("if") {
+                return Self::Other;
+            }
+            return words.table().map_or(Self::Other, Self::Create);
         }
         if words.take("drop") {
             words.take("temporary");
@@ -61,6 +111,7 @@ impl Ddl {
                 return Self::Other;
             }
             let Some(from) = words.table() else { return Self::Other };
+            let alterations = alterations(words.tokens);
             // A RENAME of the table itself is one of the comma-separated alterations: it is followed by TO, AS, = or a name, while
             // RENAME COLUMN, INDEX and KEY concern parts of the table.
             let mut start_of_alteration = true;
@@ -80,8 +131,98 @@ impl Ddl {
                 }
                 start_of_alteration = *token == Token::Symbol(',');
             }
+            return Self::Alter(from, alterations);
         }
         Self::Other
+    }
+}
+
+/// The parts of an ALTER TABLE that concern columns and the primary key.
+fn alterations(tokens: &[Token]) -> Vec<Alteration> {
+    let mut depth = 0_usize;
+    let parts = tokens.split(|token| {
+        match token {
+            Token::Symbol('(') => depth += 1,
+            Token::Symbol(')') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && *token == Token::Symbol(',')
+    });
+    let mut found = Vec::new();
+    for part in parts {
+        alteration(part, &mut found);
+    }
+    // The key that is dropped first may be added again in the same statement.
+    let last_key = found.iter().rposition(|alteration| matches!(alteration, Alteration::Key(_)));
+    let mut index = 0;
+    found.retain(|alteration| {
+        index += 1;
+        !matches!(alteration, Alteration::Key(_)) || last_key == Some(index - 1)
+    });
+    found
+}
+
+fn alteration(tokens: &[Token], found: &mut Vec<Alteration>) {
+    let mut words = Words { tokens };
+    if words.take("add") {
+        if !words.take("column") && words.is_any(&["index", "key", "unique", "fulltext", "spatial", "foreign", "check", "partition"]) {
+            return;
+        }
+        if words.take("constraint") && !words.is_any(&["primary"]) {
+            words.name();
+        }
+        if words.take("primary") {
+            found.extend(words.list().map(Alteration::Key));
+        } else if words.symbol('(') {
+            let mut depth = 0_usize;
+            for column in words.tokens.split(|token| {
+                match token {
+                    Token::Symbol('(') => depth += 1,
+                    Token::Symbol(')') => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                depth == 0 && *token == Token::Symbol(',')
+            }) {
+                let mut words = Words { tokens: column };
+                if let Some(column) = words.name() {
+                    found.push(Alteration::Add { column, place: Place::Unchanged, has_value: words.has_value() });
+                }
+            }
+        } else if !words.is_any(&["unique", "foreign", "check"])
+            && let Some(column) = words.name()
+        {
+            found.extend(words.inline_key(&column));
+            found.push(Alteration::Add { column, place: words.place(), has_value: words.has_value() });
+        }
+    } else if words.take("drop") {
+        if words.take("primary") {
+            found.push(Alteration::Key(Vec::new()));
+        } else if words.take("column") || !words.is_any(&["index", "key", "foreign", "check", "constraint", "partition"]) {
+            found.extend(words.name().map(Alteration::Drop));
+        }
+    } else if words.take("modify") {
+        words.take("column");
+        if let Some(column) = words.name() {
+            found.extend(words.inline_key(&column));
+            found.push(Alteration::Modify { column, place: words.place() });
+        }
+    } else if words.take("change") {
+        words.take("column");
+        if let (Some(from), Some(to)) = (words.name(), words.name()) {
+            found.extend(words.inline_key(&to));
+            let place = words.place();
+            found.push(if from.eq_ignore_ascii_case(&to) {
+                Alteration::Modify { column: to, place }
+            } else {
+                Alteration::Rename { from, to, place }
+            });
+        }
+    } else if words.take("rename") && words.take("column") {
+        let from = words.name();
+        words.take("to");
+        if let (Some(from), Some(to)) = (from, words.name()) {
+            found.push(Alteration::Rename { from, to, place: Place::Unchanged });
+        }
     }
 }
 
@@ -130,6 +271,53 @@ impl Words<'_> {
                 Some(name.clone())
             }
             _ => None,
+        }
+    }
+
+    fn is_any(&self, words: &[&str]) -> bool {
+        self.tokens.first().is_some_and(|first| words.iter().any(|word| first.is_word(word)))
+    }
+
+    /// The names in the next parentheses, without the lengths of their prefixes.
+    fn list(&mut self) -> Option<Vec<String>> {
+        while !self.symbol('(') {
+            self.tokens = self.tokens.get(1..)?;
+        }
+        let mut names = vec![self.name()?];
+        let mut depth = 0_usize;
+        while let Some((first, rest)) = self.tokens.split_first() {
+            self.tokens = rest;
+            match first {
+                Token::Symbol('(') => depth += 1,
+                Token::Symbol(')') if depth == 0 => break,
+                Token::Symbol(')') => depth -= 1,
+                Token::Symbol(',') if depth == 0 => names.extend(self.name()),
+                _ => {}
+            }
+        }
+        Some(names)
+    }
+
+    /// The key that a column's own definition makes it.
+    fn inline_key(&self, column: &str) -> Option<Alteration> {
+        let is_key = self.tokens.windows(2).any(|pair| matches!(pair, [one, two] if one.is_word("primary") && two.is_word("key")));
+        is_key.then(|| Alteration::Key(vec![column.to_owned()]))
+    }
+
+    /// Whether a column's definition gives rows that are there anything but NULL.
+    fn has_value(&self) -> bool {
+        let not_null = |pair: &[Token]| matches!(pair, [one, two] if one.is_word("not") && two.is_word("null"));
+        let default = |pair: &[Token]| matches!(pair, [one, two] if one.is_word("default") && !two.is_word("null"));
+        self.tokens.windows(2).any(|pair| not_null(pair) || default(pair))
+            || self.tokens.iter().any(|token| ["as", "auto_increment", "primary", "serial"].iter().any(|word| token.is_word(word)))
+    }
+
+    /// The place that ends a column's definition.
+    fn place(&self) -> Place {
+        match self.tokens {
+            [.., after, Token::Word(name) | Token::Quoted(name)] if after.is_word("after") => Place::After(name.clone()),
+            [.., first] if first.is_word("first") => Place::First,
+            _ => Place::Unchanged,
         }
     }
 
@@ -211,6 +399,7 @@ mod tests {
         assert_eq!(Ddl::parse("TRUNCATE `vt_ks`.`or``der`"), Ddl::Truncate("or`der".into()));
         assert_eq!(Ddl::parse("/* app */ truncate /*!50000 table */ t"), Ddl::Truncate("t".into()));
         assert_eq!(Ddl::parse("DROP TABLE `a` /* generated by server */"), drop(&["a"]));
+        assert_eq!(Ddl::parse("create table `ks`.`a` (id int primary key, b int)"), Ddl::Create("a".into()));
         assert_eq!(Ddl::parse("drop table if exists a, ks.b , `c,d`"), drop(&["a", "b", "c,d"]));
         assert_eq!(Ddl::parse("rename table tc to tc2"), rename(&[("tc", "tc2")]));
         assert_eq!(Ddl::parse("RENAME TABLE a TO b, `c` TO `ks`.`d`"), rename(&[("a", "b"), ("c", "d")]));
@@ -220,19 +409,64 @@ mod tests {
     }
 
     #[test]
+    fn alterations_of_columns_and_of_the_key_are_told_apart() {
+        let name = |name: &str| name.to_owned();
+        let add = |column: &str, place| Alteration::Add { column: name(column), place, has_value: false };
+        let add_filled = |column: &str, place| Alteration::Add { column: name(column), place, has_value: true };
+        let modify = |column: &str, place| Alteration::Modify { column: name(column), place };
+        let rename = |from: &str, to: &str, place| Alteration::Rename { from: name(from), to: name(to), place };
+        let after = |column: &str| Place::After(name(column));
+        let cases = [
+            ("rename column b to `c`", vec![rename("b", "c", Place::Unchanged)]),
+            ("rename index b to c, rename key d to e", vec![]),
+            ("add column `rename` int, comment 'rename to b'", vec![add("rename", Place::Unchanged)]),
+            ("add c decimal(10,2) not null default '1,2' after `a`", vec![add_filled("c", after("a"))]),
+            (
+                "add c int default null, add d int default (1), add e int as (a + 1)",
+                vec![add("c", Place::Unchanged), add_filled("d", Place::Unchanged), add_filled("e", Place::Unchanged)],
+            ),
+            (
+                "add (c decimal(10,2), d int), add column e int first",
+                vec![add("c", Place::Unchanged), add("d", Place::Unchanged), add("e", Place::First)],
+            ),
+            (
+                "add index i (a), add unique key (b), add constraint c check (a > 1), add constraint f foreign key (a) references o (a)",
+                vec![],
+            ),
+            (
+                "drop a, drop column `b`, drop index i, drop foreign key f, drop check c",
+                vec![Alteration::Drop(name("a")), Alteration::Drop(name("b"))],
+            ),
+            ("modify column b varchar(20) after id, modify c bigint", vec![modify("b", after("id")), modify("c", Place::Unchanged)]),
+            ("change a aa varchar(20), change column B b int first", vec![rename("a", "aa", Place::Unchanged), modify("b", Place::First)]),
+            ("drop primary key", vec![Alteration::Key(vec![])]),
+            ("drop primary key, add primary key (id, `k`(10) desc)", vec![Alteration::Key(vec![name("id"), name("k")])]),
+            ("add constraint c primary key using btree (id)", vec![Alteration::Key(vec![name("id")])]),
+            ("add n bigint auto_increment primary key first", vec![Alteration::Key(vec![name("n")]), add_filled("n", Place::First)]),
+            ("engine=InnoDB, algorithm=copy", vec![]),
+            ("alter column a set default 5", vec![]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Ddl::parse(&format!("alter table t {text}")), Ddl::Alter(name("t"), expected), "{text}");
+        }
+        assert_eq!(
+            Ddl::parse("-- truncate table t\nALTER TABLE `ks`.`t` add x int"),
+            Ddl::Alter(name("t"), vec![add("x", Place::Unchanged)])
+        );
+    }
+
+    #[test]
     fn other_statements_are_left_to_the_next_field_event() {
         for statement in [
             "",
-            "alter table a rename column b to c",
-            "alter table a rename index b to c, rename key d to e",
-            "alter table a add column `rename` int, comment 'rename to b'",
-            "create table truncate_me (id int)",
+            "create table if not exists truncate_me (id int)",
+            "create temporary table t (id int)",
+            "create index i on t (a)",
             "drop index i on t",
             "drop view v",
             "drop database d",
             "rename user a to b",
             "insert into t values ('truncate table t')",
-            "-- truncate table t\nalter table t add x int",
             "'unclosed",
         ] {
             assert_eq!(Ddl::parse(statement), Ddl::Other, "{statement}");

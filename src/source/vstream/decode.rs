@@ -113,6 +113,11 @@ impl FieldPlan {
         self.sources.resize(columns, None);
     }
 
+    /// Whether rows do not carry a column of the table.
+    pub(crate) fn lacks(&self, column: usize) -> bool {
+        self.sources.get(column).is_none_or(Option::is_none)
+    }
+
     /// The number of values in a row.
     pub(crate) fn width(&self) -> usize {
         self.fields.len()

@@ -26,10 +26,11 @@ use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, Ta
 use crate::gtid::GtidSet;
 use crate::keyrange::is_reshard;
 use crate::position::{Lsn, ShardGtid, Vgtid, list};
-use crate::schema::Table;
-use crate::source::vstream::ddl::Ddl;
+use crate::schema::{ColumnType, Table};
+use crate::source::vstream::ddl::{Alteration, Ddl};
 use crate::source::vstream::decode::{self, FieldPlan};
 use crate::source::vstream::event::{Event, EventKind, FieldEvent, RowChange, RowEvent, RowImage};
+use crate::source::vstream::shape::Shape;
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, PositionFault, Result};
 
@@ -120,6 +121,14 @@ struct TableState {
     /// How many segments, and how many rows of the last of them, are committed.
     committed: Mark,
     state: Following,
+    /// For each shard, what is known of its columns.
+    shapes: HashMap<String, Shape>,
+    /// Columns that it did not have when the machine began.
+    grown: Vec<usize>,
+    /// Shards from which rows came without one of these columns, after another shard had shown it.
+    lagging: BTreeSet<String>,
+    /// Columns that new rows came without.
+    omitted: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -197,6 +206,10 @@ impl Machine {
                 segments: Vec::new(),
                 committed: Mark::default(),
                 state: Following::Yes,
+                shapes: HashMap::new(),
+                grown: Vec::new(),
+                lagging: BTreeSet::new(),
+                omitted: BTreeSet::new(),
             })
             .collect();
         Self {
@@ -235,6 +248,29 @@ impl Machine {
     /// Whether these have taken the place of others that served when the run began.
     pub(crate) fn went_over(&self) -> bool {
         self.went_over
+    }
+
+    /// Says which columns a table has on a shard at the position from which the machine begins.
+    pub(crate) fn expect(&mut self, table: &str, shard: &str, shape: Shape) {
+        if let Some(state) = self.index.get(table).and_then(|&index| self.tables.get_mut(index)) {
+            state.shapes.insert(shard.to_owned(), shape);
+        }
+    }
+
+    /// What is known of the columns of each table and shard.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &str, &Shape)> {
+        self.tables.iter().flat_map(|state| state.shapes.iter().map(|(shard, shape)| (state.table.name(), shard.as_str(), shape)))
+    }
+
+    /// Tables, and columns that new rows of theirs came without since this was asked last: their default has to be NULL.
+    pub(crate) fn take_omitted(&mut self) -> Vec<(Arc<Table>, String)> {
+        let mut omitted = Vec::new();
+        for state in &mut self.tables {
+            for index in std::mem::take(&mut state.omitted) {
+                omitted.extend(state.table.columns().get(index).map(|column| (Arc::clone(&state.table), column.name().to_owned())));
+            }
+        }
+        omitted
     }
 
     /// Whether everything that was asked for has come; events are ignored from then on.
@@ -375,6 +411,15 @@ impl Machine {
     fn on_field(&mut self, event: &Event<'_>, field: &FieldEvent) -> Result<()> {
         let Some(index) = self.find(event, &field.table, field.is_internal_table)? else { return Ok(()) };
         let shard = if field.shard.is_empty() { event.shard } else { &field.shard };
+        // Changes that the table has already got are not looked at.
+        if !decode::has_lost_track(field) && !self.tables[index].ahead.contains_key(shard) {
+            let shape = self.tables[index].shapes.entry(shard.to_owned()).or_default();
+            let expected = shape.on_field(field.fields.iter().map(|column| &column.name));
+            if !expected && !self.is_copy() {
+                self.copy_anew(index, MISLABELLED);
+                return Ok(());
+            }
+        }
         let planned = self.tables[index].replan(field);
         match planned {
             Ok(plan) => {
@@ -436,6 +481,12 @@ impl Machine {
         let scratch = &mut self.scratch;
         // Rows of the copy have no time.
         let from_copy = event.timestamp == 0;
+        if !from_copy && let Some(shape) = state.shapes.get_mut(event.shard) {
+            shape.on_row();
+        }
+        if state.grown.iter().any(|&column| plan.lacks(column)) && !state.lagging.contains(event.shard) {
+            state.lagging.insert(event.shard.to_owned());
+        }
         let mut bytes = 0;
         let result = row.changes(|change| {
             bytes += change.before.map_or(0, <[u8]>::len) + change.after.map_or(0, <[u8]>::len);
@@ -707,13 +758,21 @@ impl Machine {
                 (Some(own), Some(entry)) => own.contains(&entry.gtid_set()?),
                 _ => false,
             };
-            let name = state.table.name();
+            let name = state.table.name().to_owned();
             let effect = match &ddl {
-                Ddl::Truncate(table) if table == name => Effect::Truncate,
-                Ddl::Drop(tables) if tables.iter().any(|table| table == name) => Effect::End("dropped"),
-                Ddl::Rename(pairs) => match (pairs.iter().any(|(from, _)| from == name), pairs.iter().any(|(_, to)| to == name)) {
+                Ddl::Alter(table, alterations) if *table == name && !already_there => {
+                    match self.tables[index].altered(event.shard, alterations) {
+                        Some(effect) => effect,
+                        None => continue,
+                    }
+                }
+                Ddl::Truncate(table) if *table == name => Effect::Truncate,
+                // DROP DATABASE does not show: it comes as an OTHER.
+                Ddl::Create(table) if *table == name => Effect::End("made anew"),
+                Ddl::Drop(tables) if tables.contains(&name) => Effect::End("dropped"),
+                Ddl::Rename(pairs) => match (pairs.iter().any(|(from, _)| *from == name), pairs.iter().any(|(_, to)| *to == name)) {
                     // Another table takes this one's place in the same statement: the cut-over of an online DDL, or a swap by hand.
-                    (_, true) => Effect::Recopy,
+                    (_, true) => Effect::Recopy("another table took its place under the same name"),
                     (true, false) => Effect::End("renamed"),
                     (false, false) => continue,
                 },
@@ -740,10 +799,12 @@ impl Machine {
                 // Each shard truncates in its own time, and a stored row does not say which shard it came from: the table is copied anew,
                 // which is quick now that it is small, and what the copy does not bring is deleted.
                 Effect::Truncate => self.copy_anew(index, "one shard after the other truncated it"),
-                Effect::Recopy => self.copy_anew(index, "another table took its place under the same name"),
+                Effect::Recopy(reason) => self.copy_anew(index, reason),
                 Effect::End(how) => {
                     let shown: String = statement.chars().take(200).collect();
-                    let message = format!("`{name}` was {how} at the source by `{shown}`: what was captured before is kept");
+                    let message = format!(
+                        "`{name}` was {how} at the source by `{shown}`: what was captured before is kept, and full_refresh takes what is there now"
+                    );
                     let error = Error::new(ErrorKind::SchemaChange, message).with_table(&name).with_shard(event.shard);
                     if self.is_copy() {
                         return Err(error);
@@ -870,9 +931,13 @@ pub(crate) fn nothing_copied(keyspace: &str, shards: &[String]) -> Vgtid {
     Vgtid::new(shards.iter().map(|shard| ShardGtid::new(keyspace, shard, "")).collect())
 }
 
+/// Why a table is copied anew whose rows had the wrong columns.
+const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
+
 enum Effect {
     Truncate,
-    Recopy,
+    /// With the reason.
+    Recopy(&'static str),
     End(&'static str),
 }
 
@@ -931,11 +996,42 @@ impl TableState {
                     return Err(Error::new(ErrorKind::SchemaChange, message).with_table(self.table.name()).with_column(old.name()));
                 }
             }
+            let before = table.columns().len();
             self.table = Arc::new(table.with_columns(difference.added.iter().cloned()));
+            self.grown.extend(before..self.table.columns().len());
             let added = difference.added.into_iter().map(|column| (column, None)).collect();
             self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
         }
         FieldPlan::new(field, &self.table)
+    }
+
+    /// What an ALTER TABLE of columns or key means for the table.
+    fn altered(&mut self, shard: &str, alterations: &[Alteration]) -> Option<Effect> {
+        let trusted = self.shapes.entry(shard.to_owned()).or_default().on_alter(alterations);
+        let is_key = |names: &[String]| {
+            let key: Vec<String> =
+                self.table.primary_key().iter().map(|&index| self.table.columns()[index].name().to_lowercase()).collect();
+            names.len() == key.len() && names.iter().all(|name| key.contains(&name.to_lowercase()))
+        };
+        if alterations.iter().any(|alteration| matches!(alteration, Alteration::Key(names) if !is_key(names))) {
+            return Some(Effect::End("given another primary key"));
+        }
+        // Rows that do not change keep their value, which nobody sends again under the new name.
+        if alterations.iter().any(|alteration| matches!(alteration, Alteration::Rename { .. })) {
+            return Some(Effect::Recopy("one of its columns has a new name"));
+        }
+        if !trusted {
+            return Some(Effect::Recopy(MISLABELLED));
+        }
+        // The value of older rows went to all of them when the first shard showed the column; those that came later from this shard lack it.
+        let is_stale = |alteration: &Alteration| match alteration {
+            Alteration::Add { column, has_value, .. } => self
+                .table
+                .column_index(column)
+                .is_some_and(|index| !self.grown.contains(&index) || *has_value && self.lagging.contains(shard)),
+            _ => false,
+        };
+        alterations.iter().any(is_stale).then_some(Effect::Recopy("it was given a column that it had before, or has on another shard"))
     }
 
     fn rows(&mut self) -> Option<&mut TableChanges> {
@@ -963,10 +1059,24 @@ impl TableState {
             let message = "the binlog holds parts of JSON documents: binlog_row_value_options must be empty";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let absent = match (change.data_columns, after) {
+        let mut absent = match (change.data_columns, after) {
             (Some(present), Some(_)) => plan.absent(|field| present.contains(field)),
             _ => Vec::new(),
         };
+        if !absent.is_empty() {
+            // With NOBLOB these are TEXT and BLOB only: of an update, those that stay as they are; of a new row, those that are NULL.
+            let is_blob = |&index: &usize| {
+                let column = self.table.columns().get(index);
+                column.is_some_and(|column| matches!(column.column_type(), ColumnType::Text { .. } | ColumnType::Binary { .. }))
+            };
+            if self.table.primary_key().iter().any(|key| absent.contains(key)) || before.is_none() && !absent.iter().all(is_blob) {
+                let message = "the binlog holds only some columns of a row: binlog_row_image must be FULL or NOBLOB for every session";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            if before.is_none() {
+                self.omitted.extend(std::mem::take(&mut absent));
+            }
+        }
         let Some(rows) = self.rows() else { return Ok(()) };
         let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>, text: &mut String| -> Result<()> {
             plan.check_key(image, values)?;

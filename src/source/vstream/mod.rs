@@ -21,6 +21,7 @@ pub(crate) mod run;
 mod server;
 #[cfg(feature = "vstream")]
 mod serving;
+pub(crate) mod shape;
 #[cfg(feature = "vstream")]
 mod status;
 #[cfg(feature = "vstream")]

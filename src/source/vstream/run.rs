@@ -15,10 +15,12 @@ use crate::retry::Retry;
 use crate::schema::{Column, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
+use crate::source::mysql::Connection;
 use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{EventKind, read_response};
 use crate::source::vstream::machine::{Machine, Plan};
 use crate::source::vstream::serving::{Inquiry, Serving};
+use crate::source::vstream::shape::Shape;
 use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
 use crate::source::vstream::watch::{Brought, Watch};
 use crate::source::vstream::{proto, server};
@@ -100,6 +102,8 @@ pub struct Changes<'a> {
     /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
     /// show in the stream when their time comes, or else at its end.
     declared: BTreeMap<String, Table>,
+    /// What is known of the columns of each table and shard.
+    shapes: BTreeMap<(String, String), Shape>,
     /// What is to be said of tables, by their names.
     notes: Vec<(String, String)>,
     /// One for the whole run: what ends a row of failures is a new position, in whatever machine.
@@ -142,7 +146,7 @@ impl<'a> Changes<'a> {
         let plan = Plan { keyspace: keyspace.clone(), shards, ordinal: request.ordinal, now: now()?, transaction_bytes: TRANSACTION_BYTES };
         let mode = request.mode.unwrap_or(capture.mode());
         let mut agenda = Agenda::new(plan, stop_position(&serving), mode == CaptureMode::Stream);
-        let (mut declared, mut notes) = (BTreeMap::new(), Vec::new());
+        let (mut declared, mut notes, mut resumed) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (table, resume) in request.tables {
             check_table(&table)?;
             declared.insert(table.name().to_owned(), table.clone());
@@ -167,8 +171,14 @@ impl<'a> Changes<'a> {
                 false => Resume::Anew(NO_FIELDS),
             };
             let table = columns.map_or(table.clone(), |columns| table.restricted_to(&columns));
+            resumed.push(table.name().to_owned());
             agenda.add(Arc::new(table), Some(resume));
         }
+        let shapes = match resumed.is_empty() {
+            true => BTreeMap::new(),
+            false => Inquiry { source, endpoint: &endpoint, capture: &capture, keyspace: &keyspace, cancel: &cancel }
+                .shapes(agenda.shards(), &resumed)?,
+        };
         Ok(Self {
             endpoint,
             capture,
@@ -179,6 +189,7 @@ impl<'a> Changes<'a> {
             agenda,
             running: None,
             declared,
+            shapes,
             unchecked: !notes.is_empty(),
             notes,
             retry: Retry::new(options.retry_timeout()),
@@ -217,6 +228,9 @@ impl<'a> Changes<'a> {
             let due = running.last_taken + interval;
             if running.machine.buffered_bytes() >= BATCH_BYTES || Instant::now() >= due {
                 running.last_taken = Instant::now();
+                let omitted = running.machine.take_omitted();
+                self.check_omitted(omitted)?;
+                let Some(running) = &mut self.running else { continue };
                 if let Some(mut batch) = running.machine.take().or_else(|| running.machine.take_piece()) {
                     let computed = self.complete_columns(&mut batch)?;
                     if let Some(running) = &mut self.running {
@@ -247,7 +261,10 @@ impl<'a> Changes<'a> {
 
     /// Starts the next machine. `false` if there is nothing left to do.
     fn begin(&mut self) -> Result<bool> {
-        let Some(Next { machine, is_last }) = self.agenda.next()? else { return Ok(false) };
+        let Some(Next { mut machine, is_last }) = self.agenda.next()? else { return Ok(false) };
+        for ((table, shard), shape) in &self.shapes {
+            machine.expect(table, shard, shape.clone());
+        }
         let watch = Watch::new(machine.resume_from());
         self.running = Some(Running { machine, stream: None, is_last, last_taken: Instant::now(), watch });
         Ok(true)
@@ -260,12 +277,16 @@ impl<'a> Changes<'a> {
         self.note_progress(&machine, &mut watch);
         // The call ends before the batch is written, so that no tablet waits for a destination.
         drop(stream);
+        self.check_omitted(machine.take_omitted())?;
         let mut batch = machine.take_all();
         let mut appended = if is_last { self.columns_not_seen(&machine) } else { Vec::new() };
         batch.changes.append(&mut appended);
         for table in self.complete_columns(&mut batch)? {
             batch.checkpoints = machine.copy_anew_by_name(&table, COMPUTED);
             batch.changes.extend(machine.take_all().changes);
+        }
+        for (table, shard, shape) in machine.shapes() {
+            self.shapes.insert((table.to_owned(), shard.to_owned()), shape.clone());
         }
         if let Some(shards) = self.agenda.finish(machine, is_last, &mut batch) {
             // A reshard within this run: what comes next goes to where the new shards are now.
@@ -356,6 +377,16 @@ impl<'a> Changes<'a> {
     fn broke(&mut self, began: Instant, error: Error) -> Result<()> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         running.stream = None;
+        // The tablet has the table's columns of today only, and these do not fit what the binary log holds of it.
+        let unreadable = error.table().filter(|_| error.kind() == ErrorKind::SchemaChange);
+        if let Some(table) = unreadable.filter(|table| running.machine.tables().any(|followed| followed.name() == *table)) {
+            let lost = running.machine.connection_lost();
+            if lost.is_ok() {
+                running.machine.copy_anew_by_name(table, UNREADABLE);
+            }
+            self.running = Some(running);
+            return lost;
+        }
         // vtgate has one code for whatever it does not know, and its tablets have many ways to say that they are about to restart.
         let is_unknown = error.kind() == ErrorKind::Source;
         if !error.is_transient() && !is_unknown {
@@ -483,6 +514,28 @@ impl<'a> Changes<'a> {
         })
     }
 
+    /// New rows that come without a column have NULL in it, if the sessions that write them log blobs only where they need to. A session that
+    /// logs the columns of its statement only leaves others out as well.
+    fn check_omitted(&self, omitted: Vec<(Arc<Table>, String)>) -> Result<()> {
+        for (table, column) in omitted {
+            let keyspace = &self.keyspace;
+            let ask = |connection: &mut Connection| server::default_of(connection, keyspace, table.name(), &column);
+            let default = self.source.with_connection(&self.cancel, ask);
+            match default {
+                Ok(None) => {}
+                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
+                Ok(Some(_)) | Err(_) => {
+                    let message = format!(
+                        "the binlog leaves `{column}` out of new rows of `{}`, whose default is not NULL: binlog_row_image must be FULL or NOBLOB for every session",
+                        table.name()
+                    );
+                    return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()).with_column(&column));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for what rows written before a new column hold in it. Tables where only the server can compute that are named.
     fn complete_columns(&self, batch: &mut ChangeBatch) -> Result<Vec<String>> {
         let mut computed = Vec::new();
@@ -515,6 +568,8 @@ fn is_resumable(position: &Vgtid) -> bool {
     position.shards().iter().flat_map(|shard| shard.last_pks()).all(LastPk::has_fields)
 }
 
+/// Why a table is copied once more whose older changes no longer fit its columns.
+const UNREADABLE: &str = "its columns were changed, and the server cannot read older changes by the new ones";
 /// Why a table with such a new column is copied once more.
 const COMPUTED: &str = "it has a new column whose values the server computes";
 

@@ -3,6 +3,8 @@
 //! vtgate answers a position that it cannot serve with heartbeats for a minute and a half and then with another cause, so what a stream
 //! could find out by itself is asked for before.
 
+use std::collections::BTreeMap;
+
 use crate::gtid::GtidSet;
 use crate::options::TabletType;
 use crate::position::ServerShard;
@@ -31,11 +33,7 @@ pub(crate) fn histories(
     shards: &[String],
     tablet_type: TabletType,
 ) -> Result<Vec<ServerShard>> {
-    let tablet = match tablet_type {
-        TabletType::Primary => "primary",
-        TabletType::Replica => "replica",
-        TabletType::Rdonly => "rdonly",
-    };
+    let tablet = name_of(tablet_type);
     let mut histories = Vec::with_capacity(shards.len());
     for shard in shards {
         let target = format!("{keyspace}:{shard}@{tablet}");
@@ -84,6 +82,35 @@ pub(crate) fn throttler(connection: &mut Connection, keyspace: &str) -> Result<O
 
 /// What vttablet's throttler calls the streams that serve a VStream, alone or with others.
 const STREAMING_APPS: &[&str] = &["all", "vstreamer", "rowstreamer", "vreplication"];
+
+/// The columns of a shard's tables, in their order, by the tables' names.
+pub(crate) fn columns(
+    connection: &mut Connection,
+    keyspace: &str,
+    shard: &str,
+    tablet_type: TabletType,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    target(connection, &format!("{keyspace}:{shard}@{}", name_of(tablet_type)))?;
+    let sql = "SELECT table_name, ordinal_position, column_name FROM information_schema.columns WHERE table_schema = database() \
+               ORDER BY table_name, ordinal_position";
+    let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in connection.query(sql, &[])? {
+        let mut cells = row.into_iter();
+        if let (Some(Some(table)), Some(Some(column))) = (cells.next(), cells.nth(1)) {
+            tables.entry(table).or_default().push(column);
+        }
+    }
+    target(connection, keyspace)?;
+    Ok(tables)
+}
+
+fn name_of(tablet_type: TabletType) -> &'static str {
+    match tablet_type {
+        TabletType::Primary => "primary",
+        TabletType::Replica => "replica",
+        TabletType::Rdonly => "rdonly",
+    }
+}
 
 /// The constant that rows written before a column was added hold in it.
 ///

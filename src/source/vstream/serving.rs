@@ -3,6 +3,7 @@
 //! A front before vtgate may refuse the statements. A VStream from `current` then tells the shards and where each of them is, so that there is a
 //! stop position; what the binary logs no longer hold stays unknown, and with it whether a stored position can be resumed from.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protobuf::MessageField;
@@ -11,6 +12,7 @@ use super::event::{EventKind, read_response};
 use super::proto;
 use super::run::{HEARTBEAT_SECONDS, tablet_number};
 use super::server;
+use super::shape::Shape;
 use super::transport::{Channel, Endpoint, Received};
 use crate::cancel::{Cancel, TICK};
 use crate::gtid::GtidSet;
@@ -65,6 +67,26 @@ impl Inquiry<'_> {
             Err(refusal) if is_refusal(&refusal) => self.peek(shards),
             result => result,
         }
+    }
+
+    /// The columns of tables whose changes are to be followed, as they are now. A server that does not tell them is believed.
+    pub(super) fn shapes(&self, shards: &[String], tables: &[String]) -> Result<BTreeMap<(String, String), Shape>> {
+        let Self { source, capture, keyspace, cancel, .. } = *self;
+        let mut shapes = BTreeMap::new();
+        for shard in shards {
+            let told = source.with_connection(cancel, |connection| server::columns(connection, keyspace, shard, capture.tablet_type()));
+            let mut columns = match told {
+                Ok(columns) => columns,
+                Err(refusal) if is_refusal(&refusal) => continue,
+                Err(error) => return Err(error),
+            };
+            for table in tables {
+                if let Some(columns) = columns.remove(table) {
+                    shapes.insert((table.clone(), shard.clone()), Shape::new(columns));
+                }
+            }
+        }
+        Ok(shapes)
     }
 
     /// What the server says of its throttler, if it says anything.

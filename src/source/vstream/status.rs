@@ -133,8 +133,20 @@ pub(super) fn by_text(code: Code, text: &str, max_message_bytes: usize) -> Optio
     }
     MEANINGS.iter().find_map(|meaning| {
         let fragment = meaning.fragments.iter().find(|fragment| text.contains(**fragment))?;
-        Some(Error::new(meaning.kind, format!("{}; vtgate answered {}: `{fragment}`", meaning.sentence, said(code, text))))
+        let error = Error::new(meaning.kind, format!("{}; vtgate answered {}: `{fragment}`", meaning.sentence, said(code, text)));
+        Some(match table_of(text) {
+            Some(table) if meaning.kind == ErrorKind::SchemaChange => error.with_table(table),
+            _ => error,
+        })
     })
+}
+
+/// The table whose changes a tablet cannot read: `cannot determine table columns for t: event has …`.
+fn table_of(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("cannot determine table columns for ")?;
+    let (table, _) = rest.split_once(": event has")?;
+    // MySQL's own limit for a name.
+    (table.chars().count() <= 64).then_some(table)
 }
 
 /// What the code alone tells.
@@ -252,6 +264,14 @@ mod tests {
         for (code, text, kind) in cases {
             assert_eq!(classify(code, text).kind(), kind, "{text}");
         }
+    }
+
+    #[test]
+    fn the_table_that_a_tablet_cannot_read_is_named() {
+        let error =
+            classify(Code::UNKNOWN, "vttablet: cannot determine table columns for or ders: event has [265], schema has [name:\"id\"]");
+        assert_eq!((error.kind(), error.table()), (ErrorKind::SchemaChange, Some("or ders")));
+        assert_eq!(classify(Code::UNKNOWN, "cannot determine table columns").table(), None);
     }
 
     #[test]

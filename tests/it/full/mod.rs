@@ -1,5 +1,7 @@
 //! Change capture from Vitess as it is run in earnest: processes of its own, which die, move and change while runs go on.
 
 mod failover;
+mod images;
 mod interrupted;
 mod run;
+mod schema;

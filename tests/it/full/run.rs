@@ -42,17 +42,30 @@ impl Follower {
         Self { cancel, rows, thread: Some(thread) }
     }
 
+    /// How many rows and changes it has written.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::SeqCst)
+    }
+
     /// Waits until rows arrive that were not there when it was called.
     pub fn wait_for_more(&mut self) {
-        let before = self.rows.load(Ordering::SeqCst);
+        self.wait_beyond(self.rows());
+    }
+
+    /// Waits until it has written more rows than those.
+    pub fn wait_beyond(&mut self, rows: u64) {
         let begun = Instant::now();
-        while self.rows.load(Ordering::SeqCst) <= before {
+        while self.rows() <= rows {
             if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
                 panic!("the run ended: {:?}", self.thread.take().unwrap().join().unwrap());
             }
             assert!(begun.elapsed() < PATIENCE, "no row came for {PATIENCE:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Ends the run as a user would.
