@@ -33,7 +33,7 @@ pub enum Kind {
 pub const BOTH: [Kind; 2] = [Kind::Sqlite, Kind::DuckDb];
 
 /// The columns that every test table has.
-const COLUMNS: &str = "id bigint not null primary key, name varchar(200), amount decimal(12,2), note text, happened datetime(6)";
+pub const COLUMNS: &str = "id bigint not null primary key, name varchar(200), amount decimal(12,2), note text, happened datetime(6)";
 
 /// A new table; in a keyspace of several shards its rows are on all of them.
 pub fn create(server: &Server, keyspace: &str, table: &str) -> Conn {

@@ -4,5 +4,5 @@ mod changes;
 pub mod crash;
 mod ddl;
 pub mod fixture;
-mod positions;
+pub mod positions;
 mod refused;

@@ -36,7 +36,7 @@ fn executed(conn: &mut mysql::Conn) -> String {
 }
 
 /// The run fails by `fault` within seconds, and the destination is as it was.
-fn assert_refused(destination: &Destination, uri: &str, table: &str, options: &IngestOptions, fault: PositionFault) {
+pub fn assert_refused(destination: &Destination, uri: &str, table: &str, options: &IngestOptions, fault: PositionFault) {
     let content = |destination: &Destination| {
         let mut rows = destination.query(&format!("select * from {table} order by id"));
         rows.extend(destination.query("select * from _ingest_checkpoint order by 1"));

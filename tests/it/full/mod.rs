@@ -3,5 +3,6 @@
 mod failover;
 mod images;
 mod interrupted;
+mod positions;
 mod run;
 mod schema;
