@@ -64,25 +64,10 @@ impl Follower {
         }
     }
 
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-
     /// Ends the run as a user would.
     pub fn end(mut self) -> Result<Report, Error> {
         self.cancel.cancel();
         self.thread.take().unwrap().join().unwrap()
-    }
-
-    /// Waits for a run that ends by itself.
-    pub fn outcome(mut self) -> Result<Report, Error> {
-        let thread = self.thread.take().unwrap();
-        let begun = Instant::now();
-        while !thread.is_finished() && begun.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert!(thread.is_finished(), "the run did not end by itself");
-        thread.join().unwrap()
     }
 }
 
