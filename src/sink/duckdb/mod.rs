@@ -49,6 +49,9 @@ impl DuckDb {
             // Nothing is fetched from the network on somebody's behalf.
             ("autoinstall_known_extensions", "false".to_owned()),
             ("autoload_known_extensions", "false".to_owned()),
+            // With DuckDB's own 16 MB each few batches of a copy would be followed by a checkpoint that compresses the last group of rows once
+            // more. Measured with 300,000 rows: a third less CPU time, and a file smaller by a third.
+            ("checkpoint_threshold", "256MiB".to_owned()),
         ];
         if let Some(threads) = options.threads() {
             settings.push(("threads", threads.to_string()));
