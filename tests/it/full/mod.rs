@@ -4,5 +4,6 @@ mod failover;
 mod images;
 mod interrupted;
 mod positions;
+mod reshard;
 mod run;
 mod schema;
