@@ -446,6 +446,10 @@ impl Machine {
 
     /// Gives a table up to a new copy on top of what is stored: what that copy does not bring is gone at the source.
     fn copy_anew(&mut self, index: usize, reason: &str) {
+        // Pieces of a transaction that does not come to its end here belong to the old copy: what the new one does not bring of them goes.
+        if let Some(transaction) = self.transaction.as_ref().filter(|transaction| transaction.in_pieces) {
+            self.ordinal = self.ordinal.max(transaction.next.ordinal);
+        }
         let from = self.ordinal.saturating_add(1);
         let state = &mut self.tables[index];
         state.discard();
