@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
-use planetscale_ingest::{Cancel, IngestOptions, Progress, Report, Sink, Source, Strategy, TableName, TableState, ZeroDates, ingest};
+use planetscale_ingest::{
+    Cancel, IngestOptions, Progress, Report, Sink, Source, SourceOptions, Strategy, TableName, TableState, ZeroDates, ingest,
+};
 use serde_json::json;
 
 const USAGE: &str = "\
@@ -88,7 +90,7 @@ fn run(arguments: &Arguments) -> planetscale_ingest::Result<Report> {
     if let Err(error) = handler {
         eprintln!("ingest: interrupts end the run at once: {error}");
     }
-    let source = Source::open(&arguments.source_uri)?;
+    let source = Source::open_unless(&SourceOptions::from_uri(&arguments.source_uri)?, &cancel)?;
     let mut sink = Sink::open(&arguments.dest_uri)?;
     let display = Display::new(arguments.progress);
     let options = arguments.options.clone().with_cancel(cancel).with_progress(move |progress| display.show(progress));

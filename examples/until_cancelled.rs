@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use planetscale_ingest::{Cancel, CaptureMode, Error, IngestOptions, Sink, Source, TableState, ingest};
+use planetscale_ingest::{Cancel, CaptureMode, Error, IngestOptions, Sink, Source, SourceOptions, TableState, ingest};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +27,7 @@ fn follow(source_uri: &str, dest_uri: &str, tables: &[String]) -> Result<ExitCod
     if let Err(error) = ctrlc::set_handler(move || interrupted.cancel()) {
         eprintln!("until_cancelled: Ctrl-C ends the run without a report: {error}");
     }
-    let source = Source::open(source_uri)?;
+    let source = Source::open_unless(&SourceOptions::from_uri(source_uri)?, &cancel)?;
     if source.options().capture().is_none_or(|capture| capture.mode() != CaptureMode::Stream) {
         eprintln!("until_cancelled: without `mode=stream` the run ends by itself");
     }

@@ -41,7 +41,11 @@ const MEANINGS: &[Meaning] = &[
     },
     // Where the sets are compared before streaming, this is a tablet that lags behind after a failover.
     Meaning { fragments: &["GTIDSet Mismatch"], kind: ErrorKind::Connect, sentence: "no tablet has reached the position" },
-    Meaning { fragments: &["is not present in the database"], kind: ErrorKind::Schema, sentence: "the keyspace has no such table" },
+    Meaning {
+        fragments: &["is not present in the database"],
+        kind: ErrorKind::Schema,
+        sentence: "the tablet knows no such table: a replica may take minutes to notice a new one",
+    },
     Meaning {
         fragments: &["needs a position or a table to copy"],
         kind: ErrorKind::Schema,

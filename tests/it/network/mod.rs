@@ -1,6 +1,7 @@
 //! A network that fails, between the library and real servers.
 
 mod capture;
+mod interrupt;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, Ordering};

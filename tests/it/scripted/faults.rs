@@ -158,7 +158,7 @@ fn errors_that_waiting_does_not_cure_are_not_tried_again() {
         (13, "minimal binlog_row_image is not supported by Vitess VReplication", "leaves out columns"),
         (8, "grpc: trying to send message larger than max (17000000 vs. 16777216)", "--grpc-max-message-size"),
         (12, "unknown service vtgateservice.Vitess", "--service-map"),
-        (2, "table t is not present in the database", "no such table"),
+        (2, "table t is not present in the database", "knows no such table"),
         // As versions up to 22 answer a position that is purged; later ones are silent.
         (2, "Cannot replicate because the source purged required binary logs (errno 1236) (sqlstate HY000)", "no longer hold"),
     ];
