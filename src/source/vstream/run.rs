@@ -11,7 +11,7 @@ use crate::change::{Change, ChangeBatch, CopyPhase};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
 use crate::position::{ServerShard, Vgtid, judge};
-use crate::schema::{Column, Table};
+use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
 use crate::source::mysql::Connection;
@@ -468,10 +468,13 @@ impl<'a> Changes<'a> {
         }
         let seconds = limit.as_secs();
         let link = if running.heard { "vtgate still sends heartbeats" } else { "vtgate sends nothing at all" };
-        let message = format!(
+        let mut message = format!(
             "no event came for {seconds} s although shard {} has more to send: {link}, so the tablet is throttled or stalled",
             behind.join(", ")
         );
+        if let Some(tables) = may_be_too_large(running.machine.tables()) {
+            message += &tables;
+        }
         Err(Error::new(ErrorKind::Timeout, message).with_shard(behind[0]))
     }
 
@@ -513,6 +516,23 @@ impl<'a> Changes<'a> {
         }
         Ok(computed)
     }
+}
+
+/// A tablet that cannot send a row to vtgate, because it is too large, is asked for it again and again, and the client hears of nothing.
+fn may_be_too_large<'a>(tables: impl Iterator<Item = &'a Arc<Table>>) -> Option<String> {
+    let can_be = |table: &&Arc<Table>| {
+        let large = [ColumnType::Text { length: None }, ColumnType::Binary { fixed: None }, ColumnType::Json];
+        table.columns().iter().any(|column| large.contains(column.column_type()))
+    };
+    let tables: Vec<String> = tables.filter(can_be).map(|table| format!("`{}`", table.name())).collect();
+    let named = tables.get(..tables.len().min(5))?.join(", ");
+    let more = if tables.len() > 5 { ", ..." } else { "" };
+    (!tables.is_empty()).then(|| {
+        format!(
+            "; or a row of {named}{more} is larger than vttablet sends: --grpc-max-message-size of vttablet and vtgate, 16777216 bytes unless \
+             raised"
+        )
+    })
 }
 
 /// Why a table is copied once more whose older changes no longer fit its columns.

@@ -6,3 +6,4 @@ mod interrupted;
 mod positions;
 mod run;
 mod schema;
+mod size;
