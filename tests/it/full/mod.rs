@@ -3,6 +3,7 @@
 mod failover;
 mod images;
 mod interrupted;
+mod moved;
 mod positions;
 mod run;
 mod schema;
