@@ -12,7 +12,7 @@ use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
 use crate::position::{LastPk, ServerShard, Vgtid, judge, list};
 use crate::retry::Retry;
-use crate::schema::{Column, Table};
+use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
 use crate::source::mysql::Connection;
@@ -501,7 +501,10 @@ impl<'a> Changes<'a> {
             Some(table) if !running.is_last => format!("the copy of `{}` is not complete", table.name()),
             _ => format!("shard {} has more to send", behind.join(", ")),
         };
-        let why = throttled.unwrap_or_else(|| "vtgate still sends heartbeats, so the tablet is stalled".to_owned());
+        let why = throttled.unwrap_or_else(|| {
+            let too_large = may_be_too_large(running.machine.tables()).unwrap_or_default();
+            format!("vtgate still sends heartbeats, so the tablet is stalled{too_large}")
+        });
         let mut message =
             format!("the stream brought neither a new position nor a row for {limit:?} (`no_progress_timeout`), although {what}: {why}");
         if self.unchecked {
@@ -566,6 +569,23 @@ const UNCHECKED: &str = "the server refused to tell its history, so whether the 
 /// Whether a server takes the position. A last PK without its fields is refused by newer ones, and misread by some.
 fn is_resumable(position: &Vgtid) -> bool {
     position.shards().iter().flat_map(|shard| shard.last_pks()).all(LastPk::has_fields)
+}
+
+/// A tablet that cannot send a row to vtgate, because it is too large, is asked for it again and again, and the client hears of nothing.
+fn may_be_too_large<'a>(tables: impl Iterator<Item = &'a Arc<Table>>) -> Option<String> {
+    let can_be = |table: &&Arc<Table>| {
+        let large = [ColumnType::Text { length: None }, ColumnType::Binary { fixed: None }, ColumnType::Json];
+        table.columns().iter().any(|column| large.contains(column.column_type()))
+    };
+    let tables: Vec<String> = tables.filter(can_be).map(|table| format!("`{}`", table.name())).collect();
+    let named = tables.get(..tables.len().min(5))?.join(", ");
+    let more = if tables.len() > 5 { ", ..." } else { "" };
+    (!tables.is_empty()).then(|| {
+        format!(
+            "; or a row of {named}{more} is larger than vttablet sends: --grpc-max-message-size of vttablet and vtgate, 16777216 bytes unless \
+             raised"
+        )
+    })
 }
 
 /// Why a table is copied once more whose older changes no longer fit its columns.

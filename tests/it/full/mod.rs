@@ -3,7 +3,9 @@
 mod failover;
 mod images;
 mod interrupted;
+mod moved;
 mod positions;
 mod reshard;
 mod run;
 mod schema;
+mod size;
