@@ -229,7 +229,11 @@ impl<'a> Changes<'a> {
             if running.machine.buffered_bytes() >= BATCH_BYTES || Instant::now() >= due {
                 running.last_taken = Instant::now();
                 let omitted = running.machine.take_omitted();
-                self.check_omitted(omitted)?;
+                if let Err(error) = self.check_omitted(omitted) {
+                    // Nothing of what was committed may be handed out any more: it has NULL where the source has a value.
+                    self.running = None;
+                    return Err(error);
+                }
                 let Some(running) = &mut self.running else { continue };
                 if let Some(mut batch) = running.machine.take().or_else(|| running.machine.take_piece()) {
                     let computed = self.complete_columns(&mut batch)?;
@@ -254,7 +258,9 @@ impl<'a> Changes<'a> {
         running.stream = None;
         // Of a transaction that was handed out in part nothing may be kept.
         running.machine.connection_lost().ok()?;
-        let mut batch = running.machine.take()?;
+        let omitted = running.machine.take_omitted();
+        self.check_omitted(omitted).ok()?;
+        let mut batch = self.running.as_mut()?.machine.take()?;
         self.complete_columns(&mut batch).ok().filter(Vec::is_empty)?;
         Some(batch)
     }
