@@ -1,7 +1,8 @@
 //! What the scripted servers have in common: a keyspace with small tables, as MySQL tells of it, and short ways to play a copy and a stream.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use planetscale_ingest::{Cancel, Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
@@ -226,18 +227,27 @@ impl Destination {
         format!("sqlite://{}", self.path().display())
     }
 
+    /// Captures, and is cancelled if it does not end: nothing here takes so long.
     pub fn capture(&self, source: &str) -> Result<Report, Error> {
-        self.capture_with(source, &IngestOptions::new())
+        let cancel = Cancel::new();
+        let late = cancel.clone();
+        let (ended, waiting) = mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if waiting.recv_timeout(Duration::from_secs(90)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                late.cancel();
+            }
+        });
+        let result = self.capture_unless(source, &cancel);
+        drop(ended);
+        watchdog.join().unwrap();
+        assert!(!cancel.is_cancelled(), "the run did not end by itself");
+        result
     }
 
     pub fn capture_unless(&self, source: &str, cancel: &Cancel) -> Result<Report, Error> {
-        self.capture_with(source, &IngestOptions::new().with_cancel(cancel.clone()))
-    }
-
-    pub fn capture_with(&self, source: &str, options: &IngestOptions) -> Result<Report, Error> {
         let source = Source::open(source)?;
         let mut sink = Sink::open(&self.uri())?;
-        ingest(&source, &mut sink, options)
+        ingest(&source, &mut sink, &IngestOptions::new().with_cancel(cancel.clone()))
     }
 
     /// Captures and expects every table to be complete.
