@@ -82,7 +82,8 @@ fn a_copy_that_breaks_at_any_place_is_begun_anew_and_is_whole() {
             let strategy = if point % 3 == 2 { Strategy::Append } else { Strategy::Replace };
             std::fs::remove_file(case.file()).unwrap();
             let (sent, faults) = (case.network.mysql.server_bytes(), case.network.mysql.faults());
-            let after = opening + 1 + (length - opening - 100) * point / 10;
+            // A TLS handshake differs by some bytes from one to the next: the first connection of all is not to break.
+            let after = opening + 300 + (length - opening - 500) * point / 10;
             case.network.mysql.set(once_after(sent, after, if point % 2 == 0 { cut } else { reset }));
             let report = case.run("", IngestOptions::new().with_strategy(strategy)).unwrap();
             let entry = &report.tables[0];
