@@ -458,7 +458,7 @@ fn a_vtgate_that_is_away_between_two_tables_and_within_the_stream_is_waited_for(
 
 #[test]
 fn a_mysql_port_that_is_away_in_the_middle_of_a_run_is_waited_for() {
-    let stage = Stage::new(2).answering(|statement| match statement.contains("column_default, extra") {
+    let stage = Stage::new(3).answering(|statement| match statement.contains("column_default, extra") {
         true => Answer::rows(&[mysql::Column::text("column_default"), mysql::Column::text("extra")], &[&[Some("old"), Some("")]]),
         false => Answer::Unscripted,
     });
@@ -477,7 +477,8 @@ fn a_mysql_port_that_is_away_in_the_middle_of_a_run_is_waited_for() {
         let mut wider = fields();
         wider.push(column("state", "varchar(9)"));
         let row = shard().row_insert("t", &[Some("4"), Some("four"), Some("new")]);
-        responder.send([shard().begin(), shard().field("t", &wider), row, shard().vgtid(&gtid(2)), shard().commit()])?;
+        responder.send([shard().vgtid(&gtid(2)), shard().ddl("alter table t add column state varchar(9) default 'old'")])?;
+        responder.send([shard().begin(), shard().field("t", &wider), row, shard().vgtid(&gtid(3)), shard().commit()])?;
         responder.stall();
         Ok(Ending::Ok)
     });
