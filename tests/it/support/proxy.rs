@@ -215,24 +215,26 @@ impl Shared {
     }
 
     fn meet(&self, fault: Fault, from: &TcpStream, to: &TcpStream, state: &AtomicU8) {
-        match fault {
-            Fault::Stall { .. } => state.store(STALLED, Ordering::SeqCst),
-            Fault::Reset { .. } => {
-                state.store(RESETTING, Ordering::SeqCst);
-                for socket in [from, to] {
-                    // With this, closing it tells the other end that the connection broke. It is closed when both directions have ended,
-                    // which this wakes them to without sending anything.
-                    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-                    let _ = socket.shutdown(Shutdown::Read);
-                }
-            }
-            _ => {
-                state.store(CUT, Ordering::SeqCst);
-                let _ = from.shutdown(Shutdown::Both);
-                let _ = to.shutdown(Shutdown::Both);
-            }
-        }
+        let now = match fault {
+            Fault::Stall { .. } => STALLED,
+            Fault::Reset { .. } => RESETTING,
+            _ => CUT,
+        };
+        state.store(now, Ordering::SeqCst);
+        // Before anybody can notice it.
         self.met();
+        for socket in [from, to] {
+            let _ = match now {
+                CUT => socket.shutdown(Shutdown::Both),
+                RESETTING => {
+                    // With this, closing it tells the other end that the connection broke. It is closed when both directions have ended, which
+                    // the next call wakes them to without sending anything.
+                    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+                    socket.shutdown(Shutdown::Read)
+                }
+                _ => Ok(()),
+            };
+        }
     }
 }
 
