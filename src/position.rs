@@ -55,6 +55,11 @@ impl Vgtid {
         self.shards
     }
 
+    /// The names of the shards.
+    pub(crate) fn shard_names(&self) -> BTreeSet<&str> {
+        self.shards.iter().map(ShardGtid::shard).collect()
+    }
+
     /// Where one shard stands.
     pub fn get(&self, keyspace: &str, shard: &str) -> Option<&ShardGtid> {
         self.shards.iter().find(|at| at.keyspace == keyspace && at.shard == shard)
@@ -184,7 +189,6 @@ impl LastPk {
     }
 
     /// Whether the server sent the fields with it. Older servers did not, and newer ones refuse such a last PK: nothing goes on from it.
-    #[allow(dead_code)] // Only the feature `vstream` resumes.
     pub(crate) fn has_fields(&self) -> bool {
         let mut reader = Reader::new(self.last_pk.as_deref().unwrap_or_default());
         while let Ok(Some((number, field))) = reader.next() {
@@ -231,8 +235,8 @@ impl fmt::Debug for LastPk {
 /// What stands in the column `_cdc_lsn`: text whose order is the order of the stream.
 ///
 /// A 20-digit ordinal (of the commit), `:`, a 6-digit row number within it, `:`, and the payload: the [`Vgtid`] with a checksum, as base64url
-/// without padding, on the last row of those that were written at once, `-` on the others. For example `00000000000000000042:000001:-`. The order of this type is
-/// the order of the texts. A payload without checksum is read as well.
+/// without padding, on the last row of those that were written at once, `-` on the others. For example `00000000000000000042:000001:-`. The
+/// order of this type is the order of the texts. A payload without checksum is read as well.
 ///
 /// While a table is being copied, the payload holds the last PK, which is a value of a row: treat the text as data. `Debug` leaves it out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -400,7 +404,6 @@ impl PartialOrd for Lsn {
 }
 
 /// A serving shard and what its server says of its history.
-#[allow(dead_code)] // Only the feature `vstream` resumes.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerShard {
     pub(crate) shard: String,
@@ -418,7 +421,6 @@ pub(crate) struct ServerShard {
 /// # Errors
 /// [`Position`](ErrorKind::Position), with the fault that is found first, in the order of [`PositionFault`], except that a foreign history
 /// is found before one that is ahead and that before a purged one.
-#[allow(dead_code)] // Only the feature `vstream` resumes.
 pub(crate) fn judge(stored: &Vgtid, keyspace: &str, server: &[ServerShard]) -> Result<Fit> {
     let fault = |fault, message: String| Error::position_fault_of(fault, message + WAY_OUT);
     if stored.shards.is_empty() {
@@ -428,7 +430,7 @@ pub(crate) fn judge(stored: &Vgtid, keyspace: &str, server: &[ServerShard]) -> R
         let message = format!("cannot resume in keyspace `{keyspace}`: the stored position belongs to keyspace `{}`", other.keyspace);
         return Err(fault(PositionFault::Keyspace, message));
     }
-    let old: BTreeSet<_> = stored.shards.iter().map(|shard| shard.shard.as_str()).collect();
+    let old = stored.shard_names();
     if old.len() < stored.shards.len() {
         return Err(fault(PositionFault::Unreadable, "cannot resume: the stored position names a shard twice".into()));
     }
@@ -458,7 +460,6 @@ pub(crate) fn judge(stored: &Vgtid, keyspace: &str, server: &[ServerShard]) -> R
 }
 
 /// How the shards of a position that can be resumed from are related to those that serve.
-#[allow(dead_code)] // Only the feature `vstream` resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
     /// They are the same.
@@ -502,6 +503,11 @@ fn parse_stored(shard: &ShardGtid) -> Result<GtidSet> {
         return Err(unreadable("the GTID set holds no transactions"));
     }
     Ok(set)
+}
+
+/// Names of shards as a set: their order says nothing.
+pub(crate) fn set_of(shards: &[String]) -> BTreeSet<&str> {
+    shards.iter().map(String::as_str).collect()
 }
 
 /// Names of shards for a message; a large keyspace has hundreds.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use crate::support::program;
 #[cfg(feature = "duckdb")]
 use crate::support::servers::vitess_secure;
 use crate::support::servers::{Server, mysql};
@@ -16,14 +17,6 @@ use crate::vtgate::shop::Shop;
 
 /// Long enough for a machine that does other work, too.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The program's file; cargo builds the examples with the tests, beside them.
-pub fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let file = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(file.exists(), "{} is not there: `cargo build --examples` makes it", file.display());
-    file
-}
 
 /// Runs a program to its end.
 fn run(name: &str, arguments: &[&str]) -> Run {

@@ -1,8 +1,8 @@
 //! Which machine runs next, with which tables, up to where. No I/O.
 //!
 //! ```text
-//!   tables on shards that were      ─▶   copies, one    ─▶   the stream of all   ─▶   in mode=stream:
-//!   resharded, over to the new ones      table each          to the stop position     again, without an end
+//!   tables on shards that were      ─▶  copies, one  ─▶  tables that are   ─▶  the stream of all   ─▶  in mode=stream:
+//!   resharded, over to the new ones     table each       behind others         to the stop position    again, without an end
 //! ```
 //!
 //! A table that has to be copied anew goes back to the copies.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase};
 use crate::gtid::GtidSet;
-use crate::position::{Fit, ShardGtid, Vgtid};
+use crate::position::{Fit, ShardGtid, Vgtid, set_of};
 use crate::schema::Table;
 use crate::source::vstream::machine::{Machine, Plan, PlannedTable, Stop, nothing_copied};
 use crate::{Error, Result};
@@ -151,10 +151,10 @@ impl Agenda {
 
     /// Tables that stand on other shards than those that serve, if there are any: those that stand on the same.
     fn take_resharded(&mut self) -> Vec<Follow> {
-        let serving: BTreeSet<&str> = self.plan.shards.iter().map(String::as_str).collect();
-        let Some(first) = self.copied.iter().find(|follow| follow.shards() != serving) else { return Vec::new() };
-        let shards: BTreeSet<String> = first.shards().into_iter().map(str::to_owned).collect();
-        self.copied.extract_if(.., |follow| follow.shards().iter().eq(shards.iter())).collect()
+        let serving = set_of(&self.plan.shards);
+        let Some(first) = self.copied.iter().find(|follow| follow.position.shard_names() != serving) else { return Vec::new() };
+        let shards: BTreeSet<String> = first.position.shard_names().into_iter().map(str::to_owned).collect();
+        self.copied.extract_if(.., |follow| follow.position.shard_names().iter().eq(shards.iter())).collect()
     }
 
     /// The tables that have not come as far as others, and how far those have. They are streamed by themselves first: a stream of all
@@ -213,12 +213,6 @@ impl Agenda {
     /// The shards that serve have to reach another stop position.
     pub(crate) fn stop_at(&mut self, stop: BTreeMap<String, GtidSet>) {
         self.stop = stop;
-    }
-}
-
-impl Follow {
-    fn shards(&self) -> BTreeSet<&str> {
-        self.position.shards().iter().map(ShardGtid::shard).collect()
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
 use crate::gtid::GtidSet;
 use crate::keyrange::is_reshard;
-use crate::position::{Lsn, ShardGtid, Vgtid, list};
+use crate::position::{Lsn, ShardGtid, Vgtid, list, set_of};
 use crate::schema::{ColumnType, Table};
 use crate::source::vstream::ddl::{Alteration, Ddl};
 use crate::source::vstream::decode::{self, FieldPlan};
@@ -520,11 +520,11 @@ impl Machine {
         }
         // Taken over by the COMMIT: a connection that breaks before it goes on from the old shards.
         if !self.has_shards_of(vgtid) {
-            let sent: BTreeSet<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
+            let sent = vgtid.shard_names();
             if sent.len() < vgtid.shards().len() {
                 return Err(self.violation(event, "it names a shard twice"));
             }
-            let before: BTreeSet<&str> = self.plan.shards.iter().map(String::as_str).collect();
+            let before = set_of(&self.plan.shards);
             if !is_reshard(&before, &sent) {
                 let message = format!(
                     "the shards of keyspace `{}` changed while they were read, to others that do not hold the same keys: they were {}, and are {}; \
@@ -597,9 +597,9 @@ impl Machine {
         if self.has_shards_of(vgtid) {
             return Ok(None);
         }
-        let sent: BTreeSet<&str> = vgtid.shards().iter().map(ShardGtid::shard).collect();
+        let sent = vgtid.shard_names();
         let before = self.plan.shards.clone();
-        let before: BTreeSet<&str> = before.iter().map(String::as_str).collect();
+        let before = set_of(&before);
         let gone: BTreeSet<&str> = before.difference(&sent).copied().collect();
         let new: BTreeSet<&str> = sent.difference(&before).copied().collect();
         let change = format!("from {} to {}", list(&gone), list(&new));

@@ -1,6 +1,6 @@
 //! The blocking loop behind [`Changes`]: it moves bytes between vtgate and the machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::cancel::{Cancel, TICK};
 use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
-use crate::position::{LastPk, ServerShard, Vgtid, judge, list};
+use crate::position::{LastPk, ServerShard, Vgtid, judge, list, set_of};
 use crate::retry::Retry;
 use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
@@ -174,12 +174,7 @@ impl<'a> Changes<'a> {
             resumed.push(table.name().to_owned());
             agenda.add(Arc::new(table), Some(resume));
         }
-        let shapes = match resumed.is_empty() {
-            true => BTreeMap::new(),
-            false => Inquiry { source, endpoint: &endpoint, capture: &capture, keyspace: &keyspace, cancel: &cancel }
-                .shapes(agenda.shards(), &resumed)?,
-        };
-        Ok(Self {
+        let mut changes = Self {
             endpoint,
             capture,
             mode,
@@ -189,14 +184,18 @@ impl<'a> Changes<'a> {
             agenda,
             running: None,
             declared,
-            shapes,
+            shapes: BTreeMap::new(),
             unchecked: !notes.is_empty(),
             notes,
             retry: Retry::new(options.retry_timeout()),
             unknown_errors: 0,
             failed: None,
             ended: false,
-        })
+        };
+        if !resumed.is_empty() {
+            changes.shapes = changes.inquiry().shapes(changes.agenda.shards(), &resumed)?;
+        }
+        Ok(changes)
     }
 
     /// What is to be known of tables beside their changes: the table, and a sentence. Known before the first batch.
@@ -424,8 +423,8 @@ impl<'a> Changes<'a> {
         let message = format!(
             "cannot resume: the stored position is of the shards {}, which keyspace `{keyspace}` does not have any more; it has {}; rebuild the \
              table with full_refresh",
-            list(&old.iter().map(String::as_str).collect::<BTreeSet<_>>()),
-            list(&serving.iter().map(String::as_str).collect::<BTreeSet<_>>())
+            list(&set_of(old)),
+            list(&set_of(&serving))
         );
         Error::position_fault_of(PositionFault::Shards, message).with_cause(cause)
     }
@@ -474,13 +473,13 @@ impl<'a> Changes<'a> {
         if moved || !is_late {
             return Ok(());
         }
-        let set = |shards: &[String]| shards.iter().cloned().collect::<BTreeSet<_>>();
-        if !running.machine.went_over() && set(running.machine.shards()) != set(self.agenda.shards()) {
-            let old = list(&running.machine.shards().iter().map(String::as_str).collect());
-            let new = list(&self.agenda.shards().iter().map(String::as_str).collect());
+        let (old, new) = (set_of(running.machine.shards()), set_of(self.agenda.shards()));
+        if !running.machine.went_over() && old != new {
             let message = format!(
-                "the stream of the shards {old} did not go over to {new} within {limit:?} (`no_progress_timeout`): the old ones have nothing more \
-                 to send; rebuild the tables with full_refresh"
+                "the stream of the shards {} did not go over to {} within {limit:?} (`no_progress_timeout`): the old ones have nothing more \
+                 to send; rebuild the tables with full_refresh",
+                list(&old),
+                list(&new)
             );
             return Err(Error::position_fault_of(PositionFault::Shards, message));
         }
@@ -535,7 +534,8 @@ impl<'a> Changes<'a> {
                 Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
                 Ok(Some(_)) | Err(_) => {
                     let message = format!(
-                        "the binlog leaves `{column}` out of new rows of `{}`, whose default is not NULL: binlog_row_image must be FULL or NOBLOB for every session",
+                        "the binlog leaves `{column}` out of new rows of `{}`, whose default is not NULL: binlog_row_image must be FULL or \
+                         NOBLOB for every session",
                         table.name()
                     );
                     return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()).with_column(&column));
@@ -596,6 +596,7 @@ fn may_be_too_large<'a>(tables: impl Iterator<Item = &'a Arc<Table>>) -> Option<
 
 /// Why a table is copied once more whose older changes no longer fit its columns.
 const UNREADABLE: &str = "its columns were changed, and the server cannot read older changes by the new ones";
+
 /// Why a table with such a new column is copied once more.
 const COMPUTED: &str = "it has a new column whose values the server computes";
 

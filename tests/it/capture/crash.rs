@@ -1,22 +1,13 @@
 //! Killed at any moment, a run leaves what the next one completes.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use planetscale_ingest::IngestOptions;
 
 use super::fixture::{Destination, Kind, Random, binary_logs_stay, change, create, insert};
+use crate::support::program;
 use crate::support::servers::vitess_secure;
-
-/// The example program, which cargo builds beside the tests.
-pub fn example(name: &str) -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let target = own.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = target.join("examples").join(name);
-    assert!(path.exists(), "{} is missing: cargo builds examples for `cargo test`, not for `cargo test --test`", path.display());
-    path
-}
 
 /// Twenty kills at random moments of copy and stream, with changes in between.
 fn survive_kills(kind: Kind, keyspace: &str, seed: u64) {
@@ -33,7 +24,7 @@ fn survive_kills(kind: Kind, keyspace: &str, seed: u64) {
     let mut killed = 0;
     let mut generation = 1;
     while killed < 20 {
-        let mut child = Command::new(example("ingest"))
+        let mut child = Command::new(program("ingest"))
             .args(["--source-uri", &server.cdc_uri(keyspace), "--dest-uri", &destination.uri()])
             .args(["--source-table", &tables.join(","), "--progress", "off"])
             .stdout(Stdio::null())

@@ -7,6 +7,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{ErrorKind, IngestOptions, Lsn, PositionFault, ShardGtid, Sink, TableName, Vgtid};
 
 use super::fixture::{BOTH, Destination, Kind, binary_logs_may_go, binary_logs_stay, create, insert};
+use crate::support::program;
 use crate::support::servers::{Server, vitess};
 
 const FOREIGN: &str = "MySQL56/11111111-2222-3333-4444-555555555555:1-5";
@@ -49,7 +50,7 @@ pub fn assert_refused(destination: &Destination, uri: &str, table: &str, options
     assert_eq!(error.kind(), ErrorKind::Position(fault), "{error:?}");
     assert!(format!("{error:#}").contains("full_refresh"), "{error:?}");
     assert_eq!(content(destination), before);
-    let status = Command::new(super::crash::example("ingest"))
+    let status = Command::new(program("ingest"))
         .args(["--source-uri", uri, "--dest-uri", &destination.uri(), "--source-table", table, "--progress", "off"])
         .output()
         .unwrap();

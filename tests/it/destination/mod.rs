@@ -7,12 +7,12 @@ mod refused;
 
 use std::process::{Command, Output};
 
-use crate::capture::crash::example;
 use crate::capture::fixture::{Destination, Kind};
+use crate::support::program;
 
 /// The example program, which moves `table` from `source` to `destination` and prints a report.
 fn ingest(source: &str, destination: &Destination, table: &str) -> Vec<String> {
-    let program = example("ingest").to_str().unwrap().to_owned();
+    let program = program("ingest").to_str().unwrap().to_owned();
     let arguments =
         ["--source-uri", source, "--dest-uri", &destination.uri(), "--source-table", table, "--progress", "off", "--report", "json"];
     std::iter::once(program).chain(arguments.map(str::to_owned)).collect()

@@ -7,9 +7,9 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::IngestOptions;
 
 use super::run::{run_batches, stir};
-use crate::capture::crash::example;
 use crate::capture::fixture::{BOTH, Destination, create, insert, insert_large};
 use crate::support::cluster::in_peace;
+use crate::support::program;
 use crate::support::servers::vitess_full;
 
 /// At most so many changes does [`stir`] make.
@@ -21,7 +21,7 @@ fn count(destination: &Destination, table: &str) -> u64 {
 
 /// Starts a run of its own and kills it when its first rows are written.
 fn kill_after_first_rows(destination: &Destination, uri: &str, table: &str) {
-    let mut child = Command::new(example("ingest"))
+    let mut child = Command::new(program("ingest"))
         .args(["--source-uri", uri, "--dest-uri", &destination.uri(), "--source-table", table, "--progress", "json"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

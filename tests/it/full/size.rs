@@ -7,9 +7,9 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, TableState};
 use serde_json::Value;
 
-use crate::capture::crash::example;
 use crate::capture::fixture::{BOTH, Destination, Kind, create, create_with};
 use crate::support::cluster::{Keyspace, in_peace};
+use crate::support::program;
 use crate::support::servers::vitess_full;
 
 /// What a run may have resident at most, whatever it reads.
@@ -24,7 +24,7 @@ fn run_both(destinations: &[Destination; 2], uri: &str, tables: Option<&str>) ->
 }
 
 fn run(destination: &Destination, uri: &str, tables: Option<&str>) -> Value {
-    let mut command = Command::new(example("ingest"));
+    let mut command = Command::new(program("ingest"));
     let mut to = destination.uri();
     if tables.is_none() && destination.kind == Kind::DuckDb {
         // A transaction that writes to all tables takes 370 KB of DuckDB's memory for each, which its default does not hold.

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::stage::{Destination, KEYSPACE, Stage, copied, fields, is_copy, transaction_of, uri};
-use crate::examples::program;
+use crate::support::program;
 use crate::vtgate::events::{Shard, all_copied};
 use crate::vtgate::mysql::{self, Answer};
 use crate::vtgate::proto::ShardGtid;

@@ -37,6 +37,15 @@ impl Front {
         Self { server: Vtgate::start(script), ca }
     }
 
+    /// Serves all that was executed by the time of each call.
+    fn serving(stage: &Stage) -> Self {
+        let history = Arc::clone(&stage.history);
+        Self::start(stage, move |request, responder| {
+            let executed = history.lock().unwrap().0;
+            serve(request, executed, responder)
+        })
+    }
+
     /// MySQL is plain here, where it is TLS there: that side has nothing of PlanetScale's own.
     fn uri(&self, password: &str, more: &str) -> String {
         let Vtgate { mysql_port, grpc_port, .. } = self.server;
@@ -96,11 +105,7 @@ fn serve(request: &Request, executed: u32, responder: &mut Responder) -> Result<
 fn tls_and_basic_on_one_port_and_a_shard_called_dash_are_captured() {
     // Vitess's own statements work here.
     let stage = Stage::new(3).shards(&["-"]);
-    let history = Arc::clone(&stage.history);
-    let front = Front::start(&stage, move |request, responder| {
-        let executed = history.lock().unwrap().0;
-        serve(request, executed, responder)
-    });
+    let front = Front::serving(&stage);
     let destination = Destination::new();
     let report = destination.capture_all(&front.uri(PASSWORD, ""));
     assert!(report.tables[0].notes.is_empty());
@@ -118,11 +123,7 @@ fn where_statements_are_refused_a_stream_tells_the_shards_and_the_stop_position(
     // Each alone, and all of them.
     for refused in [&REFUSED[..], &REFUSED[..1], &REFUSED[1..2], &REFUSED[2..]] {
         let stage = Stage::new(3).shards(&["-"]).refusing(refused);
-        let history = Arc::clone(&stage.history);
-        let front = Front::start(&stage, move |request, responder| {
-            let executed = history.lock().unwrap().0;
-            serve(request, executed, responder)
-        });
+        let front = Front::serving(&stage);
         let destination = Destination::new();
         let report = destination.capture_all(&front.uri(PASSWORD, ""));
         // A first copy has no position that would have to be checked.
@@ -143,11 +144,7 @@ fn where_statements_are_refused_a_stream_tells_the_shards_and_the_stop_position(
 #[test]
 fn a_position_that_is_ahead_or_foreign_is_found_even_where_statements_are_refused() {
     let stage = Stage::new(9).shards(&["-"]).refusing(&REFUSED);
-    let history = Arc::clone(&stage.history);
-    let front = Front::start(&stage, move |request, responder| {
-        let executed = history.lock().unwrap().0;
-        serve(request, executed, responder)
-    });
+    let front = Front::serving(&stage);
     let destination = Destination::new();
     destination.capture_all(&front.uri(PASSWORD, ""));
     // The server was restored from a backup.

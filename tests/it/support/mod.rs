@@ -6,3 +6,11 @@ pub mod alone;
 pub mod cluster;
 pub mod proxy;
 pub mod servers;
+
+/// An example program's file; cargo builds the examples with the tests, beside them.
+pub fn program(name: &str) -> std::path::PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let file = tests.parent().and_then(std::path::Path::parent).unwrap().join("examples").join(name);
+    assert!(file.exists(), "{} is not there: `cargo build --examples` makes it", file.display());
+    file
+}
