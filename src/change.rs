@@ -307,6 +307,14 @@ impl Change {
             _ => 256,
         }
     }
+
+    /// The number of changes of rows.
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Self::Rows(changes) => changes.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// How far one table has come: what the next run resumes from.

@@ -54,6 +54,7 @@ mod ingest;
 mod keyrange;
 mod options;
 mod position;
+mod queue;
 mod report;
 mod retry;
 mod schema;

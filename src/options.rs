@@ -604,7 +604,7 @@ impl DuckDbOptions {
         self
     }
 
-    /// How many threads DuckDB may use, 1 to 1024. Default: none set, and DuckDB takes one per core.
+    /// How many threads DuckDB may use to find keys in a large table, 1 to 1024. Default: one per core. Everything else takes one.
     #[must_use]
     pub fn with_threads(mut self, threads: u16) -> Self {
         self.threads = Some(threads);

@@ -1,12 +1,14 @@
 //! Change capture: one thread reads, the caller's writes.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::{IngestOptions, Progress, Strategy, chosen};
 use crate::cancel::Cancel;
 use crate::change::{Change, ChangeBatch, Op};
+use crate::options::{CaptureMode, CaptureOptions};
+use crate::queue;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Deletes, Merge, Sink};
@@ -14,8 +16,11 @@ use crate::source::Source;
 use crate::source::vstream::run::{CaptureRequest, Changes, require_vitess};
 use crate::{Error, ErrorKind, Result};
 
-/// Batches that wait between the thread that reads and the one that writes.
-const WAITING: usize = 1;
+/// Bytes of batches that wait between the thread that reads and the one that writes.
+const WAITING_BYTES: usize = 32 << 20;
+/// How long a batch that is written may wait to be committed with the next ones: where readers wait for it, and where only the run's end counts.
+const HELD_IN_STREAM: Duration = Duration::from_secs(1);
+const HELD_IN_BATCH: Duration = Duration::from_secs(5);
 /// How often the callback hears of a run in which nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -26,6 +31,22 @@ struct Account {
     report: TableReport,
     /// A copy on top of what is stored has begun and not ended.
     is_copied_anew: bool,
+    /// What is written and not durable yet.
+    held: Tally,
+}
+
+/// What batches bring for one table.
+#[derive(Default)]
+struct Tally {
+    rows_read: u64,
+    bytes: u64,
+    inserted: u64,
+    updated: u64,
+    deleted: u64,
+    position: Option<String>,
+    notes: Vec<String>,
+    is_copied_anew: Option<bool>,
+    ended: Option<String>,
 }
 
 /// Captures the changes of the tables that the options name.
@@ -72,7 +93,11 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
             merge.add_table(table, &account.target, options.full_refresh())?;
         }
     }
-    let outcome = pump(changes, &mut merge, &mut accounts, options, &cancel, begun);
+    let held_at_most = match source.options().capture().map(CaptureOptions::mode) {
+        Some(CaptureMode::Stream) => HELD_IN_STREAM,
+        _ => HELD_IN_BATCH,
+    };
+    let outcome = pump(changes, &mut merge, &mut accounts, options, &cancel, (begun, held_at_most));
     let mut report = Report::default();
     let (caught_up, error) = match outcome {
         Ok(caught_up) => (caught_up, None),
@@ -129,7 +154,7 @@ fn accounts(source: &Source, options: &IngestOptions) -> Result<Vec<Account>> {
             report.state = TableState::Failed { error: error.to_string() };
             first_error.get_or_insert(error);
         }
-        accounts.push(Account { table, target, report, is_copied_anew: false });
+        accounts.push(Account { table, target, report, is_copied_anew: false, held: Tally::default() });
     }
     match first_error {
         Some(error) if accounts.iter().all(Account::is_failed) => Err(error),
@@ -161,14 +186,15 @@ fn pump(
     accounts: &mut [Account],
     options: &IngestOptions,
     cancel: &Cancel,
-    begun: Instant,
+    (begun, held_at_most): (Instant, Duration),
 ) -> Result<bool, Failure> {
-    let (sender, receiver) = mpsc::sync_channel::<Result<ChangeBatch>>(WAITING);
+    let (sender, receiver) = queue::bounded::<Result<ChangeBatch>>(WAITING_BYTES);
     std::thread::scope(|scope| {
         let reader = std::thread::Builder::new().name("ingest-vstream".to_owned()).spawn_scoped(scope, move || {
             for item in changes {
+                let bytes = item.as_ref().map_or(0, ChangeBatch::bytes);
                 // Nobody listens any more after an error on the other side.
-                if sender.send(item).is_err() {
+                if sender.send(item, bytes).is_err() {
                     return;
                 }
             }
@@ -178,8 +204,17 @@ fn pump(
             return Err(Failure { caught_up: false, error });
         }
         let mut caught_up = false;
+        // When what is written and not durable has to become so.
+        let mut due: Option<Instant> = None;
         let result = loop {
-            let batch = match receiver.recv_timeout(TICK) {
+            if due.is_some_and(|due| due <= Instant::now()) {
+                due = None;
+                if let Err(error) = merge.release() {
+                    break Err(error);
+                }
+                settle(accounts);
+            }
+            let batch = match receiver.recv_timeout(due.map_or(TICK, |due| TICK.min(due.saturating_duration_since(Instant::now())))) {
                 Ok(Ok(batch)) => batch,
                 Ok(Err(error)) => break Err(error),
                 Err(RecvTimeoutError::Timeout) => {
@@ -189,11 +224,27 @@ fn pump(
                 Err(RecvTimeoutError::Disconnected) => break Ok(()),
             };
             // What waits here is read again by the next run, which is quicker than to write it.
-            if let Err(error) = options.cancel().check().and_then(|()| merge.write(&batch)) {
-                break Err(error);
+            let written = options.cancel().check().and_then(|()| merge.hold(&batch));
+            let is_last = batch.is_caught_up() && !caught_up;
+            let is_durable = match written {
+                Ok(false) if is_last => merge.release().map(|()| true),
+                other => other,
+            };
+            match is_durable {
+                Ok(is_durable) => {
+                    account(accounts, &batch);
+                    if is_durable {
+                        due = None;
+                        settle(accounts);
+                    } else if merge.is_holding() {
+                        due.get_or_insert_with(|| Instant::now() + held_at_most);
+                    } else {
+                        due = None;
+                    }
+                }
+                Err(error) => break Err(error),
             }
-            account(accounts, &batch);
-            if batch.is_caught_up() && !caught_up {
+            if is_last {
                 caught_up = true;
                 if let Err(error) = merge.finish_rebuild() {
                     caught_up = false;
@@ -201,6 +252,15 @@ fn pump(
                 }
             }
             tell(accounts, Some(&batch), options, begun);
+        };
+        // What was written before the stream broke, or the run was cancelled, is kept. If writing itself failed, nothing is left to be made durable.
+        let result = match merge.is_holding().then(|| merge.release()) {
+            Some(Err(error)) => result.and(Err(error)),
+            Some(Ok(())) => {
+                settle(accounts);
+                result
+            }
+            None => result,
         };
         // The thread may wait for vtgate; it looks at this several times a second.
         cancel.cancel();
@@ -213,39 +273,57 @@ fn pump(
     })
 }
 
-/// Adds a written batch to the accounts.
+/// Adds a written batch to what is held of the accounts.
 fn account(accounts: &mut [Account], batch: &ChangeBatch) {
-    let mut by_name: BTreeMap<String, &mut Account> = BTreeMap::new();
+    let mut by_name: BTreeMap<&str, &mut Tally> = BTreeMap::new();
     for account in accounts {
-        by_name.insert(account.table.name().to_owned(), account);
+        by_name.insert(account.table.name(), &mut account.held);
     }
     for change in batch.changes() {
-        let Some(account) = by_name.get_mut(change.table().name()) else { continue };
-        let report = &mut account.report;
+        let Some(held) = by_name.get_mut(change.table().name()) else { continue };
         match change {
             Change::Rows(rows) => {
-                report.rows_read += rows.len() as u64;
-                report.bytes += rows.rows().bytes() as u64;
+                held.rows_read += rows.len() as u64;
+                held.bytes += rows.rows().bytes() as u64;
                 for op in rows.ops() {
                     match op {
-                        Op::Insert => report.rows_inserted += 1,
-                        Op::Update => report.rows_updated += 1,
-                        Op::Delete => report.rows_deleted += 1,
+                        Op::Insert => held.inserted += 1,
+                        Op::Update => held.updated += 1,
+                        Op::Delete => held.deleted += 1,
                     }
                 }
             }
             Change::CopiedAnew { reason, .. } => {
-                report.notes.push(format!("copied anew: {reason}"));
-                account.is_copied_anew = true;
+                held.notes.push(format!("copied anew: {reason}"));
+                held.is_copied_anew = Some(true);
             }
-            Change::Swept { .. } => account.is_copied_anew = false,
-            Change::Ended { error, .. } => report.state = TableState::Failed { error: format!("{error:#}") },
+            Change::Swept { .. } => held.is_copied_anew = Some(false),
+            Change::Ended { error, .. } => held.ended = Some(format!("{error:#}")),
             _ => {}
         }
     }
     for checkpoint in batch.checkpoints() {
-        if let Some(account) = by_name.get_mut(checkpoint.table()) {
-            account.report.position = Some(checkpoint.lsn().to_string());
+        if let Some(held) = by_name.get_mut(checkpoint.table()) {
+            held.position = Some(checkpoint.lsn().to_string());
+        }
+    }
+}
+
+/// Reports what was held, since it is durable now.
+fn settle(accounts: &mut [Account]) {
+    for account in accounts {
+        let held = std::mem::take(&mut account.held);
+        let report = &mut account.report;
+        report.rows_read += held.rows_read;
+        report.bytes += held.bytes;
+        report.rows_inserted += held.inserted;
+        report.rows_updated += held.updated;
+        report.rows_deleted += held.deleted;
+        report.position = held.position.or(report.position.take());
+        report.notes.extend(held.notes);
+        account.is_copied_anew = held.is_copied_anew.unwrap_or(account.is_copied_anew);
+        if let Some(error) = held.ended {
+            report.state = TableState::Failed { error };
         }
     }
 }
@@ -263,8 +341,8 @@ fn tell(accounts: &[Account], batch: Option<&ChangeBatch>, options: &IngestOptio
                 table: account.table.name(),
                 table_index: index,
                 tables,
-                rows: account.report.rows_read,
-                bytes: account.report.bytes,
+                rows: account.report.rows_read + account.held.rows_read,
+                bytes: account.report.bytes + account.held.bytes,
                 elapsed: begun.elapsed(),
             });
         }

@@ -6,8 +6,8 @@
 //! 2. Tables that have new columns at the source are altered. That comes before any row, since not every destination alters a table whose rows were
 //!    changed in the same transaction; rows from before the change are brought to the new form.
 //! 3. Of the changes to one key only the last counts; the row that it leaves is the last image that came for the key.
-//! 4. The keys go into a temporary table. Stored rows with one of them are deleted, and the new rows are appended. No index is needed for that,
-//!    which is what makes it fast in DuckDB.
+//! 4. The keys go into a temporary table, but for those beyond all that are stored. Stored rows with one of them are deleted, and the new rows
+//!    are appended. No index is needed for that, which is what makes it fast in DuckDB.
 //! 5. A soft delete without an image marks the stored row. A delete of a key that is not there does nothing: a copy under way may send it.
 //! 6. A row that came in part (`binlog_row_image=noblob`) updates the columns that it has.
 
@@ -16,14 +16,19 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
+use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
 use super::{Destination, Nulled, Sink, StoredColumn, begin, checkpoint, literal, qualified, quoted, staging_name};
+use crate::batch::Batch;
 use crate::change::{
-    Change, ChangeBatch, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
+    Change, ChangeBatch, Checkpoint, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
 };
 use crate::schema::{Column, Table, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
+
+/// Row images after which a commit is due, even if a destination would gather more rows: they may be large.
+const BYTES_PER_COMMIT: usize = 256 << 20;
 
 /// Rows that are handed to a destination at a time.
 const PART_ROWS: usize = 16_384;
@@ -50,9 +55,19 @@ pub struct Merge<'a> {
     known: BTreeMap<TableName, Known>,
     /// What marks the checkpoints that this run writes.
     run: String,
-    /// A transaction is open, because what was written so far is a part of one at the source.
-    open: bool,
+    open: Option<Open>,
     poisoned: bool,
+}
+
+/// The open transaction.
+#[derive(Default)]
+struct Open {
+    /// Whether what was written ends where a batch does, and could be committed. If not, it is a part of a transaction at the source.
+    is_complete: bool,
+    rows: usize,
+    bytes: usize,
+    /// The positions that are reached, by the source's table.
+    checkpoints: BTreeMap<String, Checkpoint>,
 }
 
 struct Target {
@@ -64,6 +79,7 @@ struct Target {
     /// Where the rows go while the table is built anew.
     building: Option<TableName>,
     content: Content,
+    frontier: Frontier,
     fence: Option<Fence>,
     /// Columns that the table has already, though the rows that are written now come from before they were added: one entry for each change
     /// of the table that is still to come.
@@ -81,6 +97,7 @@ impl Target {
             columns,
             building: None,
             content: Content::default(),
+            frontier: Frontier::Empty,
             fence: None,
             coming: VecDeque::new(),
             written: false,
@@ -129,7 +146,7 @@ impl Sink {
         let destination = &mut *self.destination;
         in_transaction(destination, checkpoint::create)?;
         let known = std::mem::take(&mut self.known);
-        Ok(Merge { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: false, poisoned: false })
+        Ok(Merge { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: None, poisoned: false })
     }
 }
 
@@ -191,10 +208,53 @@ impl Merge<'_> {
     /// `Conflict` if somebody else has written to the destination since the last batch. Nothing of the batch is stored then, nor of the
     /// pieces before it.
     pub fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
+        self.attempt(|merge| {
+            merge.take(batch)?;
+            if batch.is_complete() { merge.commit() } else { Ok(()) }
+        })
+    }
+
+    /// Writes a batch, but may leave it to a later call to make it durable, with others: few large commits cost much less than many small ones.
+    /// Whether it and all before it are durable.
+    ///
+    /// # Errors
+    /// As [`Merge::write`]; of what is not durable yet nothing is stored then.
+    pub(crate) fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
+        self.attempt(|merge| {
+            if merge.is_holding() && (!batch.is_complete() || batch.changes().iter().any(|change| matches!(change, Change::Columns { .. })))
+            {
+                // A transaction that comes in pieces can be undone alone, and tables are altered before any row is written.
+                merge.commit()?;
+            }
+            merge.take(batch)?;
+            let limit = merge.destination.rows_per_commit();
+            let is_due = |open: &Open| open.is_complete && limit.is_none_or(|limit| open.rows >= limit || open.bytes >= BYTES_PER_COMMIT);
+            if merge.open.as_ref().is_some_and(is_due) {
+                merge.commit()?;
+            }
+            Ok(merge.open.is_none())
+        })
+    }
+
+    /// Whether batches were written that are not durable yet.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_complete)
+    }
+
+    /// Makes everything durable that [`Merge::hold`] left.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write; nothing of it is stored then.
+    pub(crate) fn release(&mut self) -> Result<()> {
+        if self.is_holding() { self.attempt(Self::commit) } else { Ok(()) }
+    }
+
+    /// Performs a step. A failure undoes what is not durable and poisons the merge.
+    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.poisoned {
             return Err(Error::new(ErrorKind::Sink, "writing changes failed before"));
         }
-        let result = self.take(batch);
+        let result = step(self);
         if result.is_err() {
             self.poisoned = true;
             self.undo();
@@ -203,18 +263,17 @@ impl Merge<'_> {
     }
 
     fn undo(&mut self) {
-        if self.open {
-            self.open = false;
-            if let Err(error) = self.destination.rollback() {
-                log::warn!("a transaction that failed could not be rolled back: {error:#}");
-            }
+        if self.open.take().is_some()
+            && let Err(error) = self.destination.rollback()
+        {
+            log::warn!("a transaction that failed could not be rolled back: {error:#}");
         }
     }
 
     fn take(&mut self, batch: &ChangeBatch) -> Result<()> {
-        if !self.open {
+        if self.open.is_none() {
             begin(self.destination)?;
-            self.open = true;
+            self.open = Some(Open::default());
             self.require_own_checkpoints()?;
         }
         for change in batch.changes() {
@@ -225,18 +284,26 @@ impl Merge<'_> {
         for change in batch.changes() {
             self.apply(change).map_err(|error| error.with_table(change.table().name()))?;
         }
-        if !batch.is_complete() {
-            return Ok(());
+        if let Some(open) = &mut self.open {
+            open.is_complete = batch.is_complete();
+            open.rows += batch.changes().iter().map(Change::rows).sum::<usize>();
+            open.bytes += batch.bytes();
+            open.checkpoints.extend(batch.checkpoints().iter().map(|checkpoint| (checkpoint.table().to_owned(), checkpoint.clone())));
         }
+        Ok(())
+    }
+
+    /// Commits the open transaction, with the positions that it reaches.
+    fn commit(&mut self) -> Result<()> {
         let now = now_text();
-        for checkpoint in batch.checkpoints() {
+        for checkpoint in self.open.iter().flat_map(|open| open.checkpoints.values()) {
             let target = target_of(&mut self.targets, checkpoint.table())?;
             let (name, at) = (target.current(), (self.run.as_str(), now.as_str()));
             let fence = checkpoint::write(self.destination, name, checkpoint, &target.content, &target.columns, at)?;
             target.fence = Some(fence);
         }
         self.destination.commit()?;
-        self.open = false;
+        self.open = None;
         self.targets.values_mut().for_each(|target| target.written = false);
         Ok(())
     }
@@ -300,6 +367,9 @@ impl Merge<'_> {
         self.destination.execute(&sql)?;
         // The statement looked at every row too.
         target.content = checkpoint::content(self.destination, target.current())?;
+        if target.content.live + target.content.deleted == 0 {
+            target.frontier = Frontier::Empty;
+        }
         Ok(())
     }
 
@@ -347,6 +417,7 @@ impl Merge<'_> {
         }
         target.columns = own_columns(self.destination, &name, &stored, |column| target.column(column).is_some())?;
         checkpoint::write_columns(self.destination, &name, &target.columns)?;
+        target.frontier = Frontier::read(self.destination, &name, &stored)?;
         target.stored = stored;
         target.coming.push_back(added.to_vec());
         Ok(())
@@ -378,44 +449,18 @@ impl Merge<'_> {
     fn merge_run(&mut self, changes: &TableChanges, rows: std::ops::Range<usize>) -> Result<()> {
         let Reduced { puts, marks } = reduce(changes, rows, self.deletes)?;
         let target = target_of(&mut self.targets, changes.table().name())?;
-        let (destination, deletes) = (&mut *self.destination, self.deletes);
+        let destination = &mut *self.destination;
         target.written = true;
         let shape = shape_of(target, changes);
-        // The keys of rows to be put or removed, and those of rows to be marked, with what marks them.
-        let keys = key_batch(changes, &shape, &puts, &marks)?;
-        let key_table = TableName::new("_ingest_keys");
-        make_temporary(destination, &key_table, keys.table())?;
-        destination.append(&key_table, &keys)?;
-        let key: Vec<String> = shape.primary_key().iter().map(|&index| quoted(shape.columns()[index].name())).collect();
-        let (into, from) = (qualified(target.current()), qualified(&key_table));
-        let is_mark = quoted(DELETED_COLUMN);
-        let removed = match deletes {
-            Deletes::Soft => format!(" WHERE NOT {is_mark}"),
-            Deletes::Hard => String::new(),
-        };
-        let list = key.join(", ");
-        let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
-        let is_marking = deletes == Deletes::Soft && !marks.is_empty();
-        // How many of the rows concerned are marked already; without such rows in the table there is nothing to ask.
-        let (mut gone_again, mut marked_again) = (0, 0);
-        if target.content.deleted > 0 {
-            let among =
-                |which: &str| format!("SELECT count(*) FROM {into} WHERE {is_mark} AND {tuple} IN (SELECT {list} FROM {from}{which})");
-            gone_again = count(destination, &among(&removed))?;
-            if is_marking {
-                marked_again = count(destination, &among(&format!(" WHERE {is_mark}")))?;
-            }
+        let first = shape.primary_key().first().copied().unwrap_or_default();
+        let (values, first_type) = (&changes.rows().columns()[first], shape.columns()[first].column_type());
+        let first_key = |row: usize| FirstKey::of(values, first_type, row);
+        let old_puts: Vec<Put> = puts.iter().copied().filter(|put| !target.frontier.is_before(first_key(put.image))).collect();
+        let old_marks: Vec<usize> = marks.into_iter().filter(|&row| !target.frontier.is_before(first_key(row))).collect();
+        if !old_puts.is_empty() || !old_marks.is_empty() {
+            clear(destination, target, &key_batch(changes, &shape, &old_puts, &old_marks)?, self.deletes, !old_marks.is_empty())?;
         }
-        let gone = destination.execute(&format!("DELETE FROM {into} WHERE {tuple} IN (SELECT {list} FROM {from}{removed})"))?;
-        target.content.remove(gone, gone_again);
-        if is_marking {
-            let set: Vec<String> =
-                [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = marks.{0}", quoted(column))).collect();
-            let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = marks.{column}")).collect();
-            let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
-            let marked = destination.execute(&sql)?;
-            target.content.mark(marked, marked_again);
-        }
+        puts.iter().for_each(|put| target.frontier.advance(first_key(put.image)));
         let is_live = |put: &&Put| changes.ops()[put.last] != Op::Delete;
         let live = puts.iter().filter(is_live).count() as u64;
         let last = puts.iter().filter(is_live).map(|put| put.last).max().map(|last| changes.lsn(last));
@@ -482,7 +527,7 @@ impl Merge<'_> {
         if finished.is_empty() {
             return Ok(());
         }
-        if self.poisoned || self.open {
+        if self.poisoned || self.open.is_some() {
             return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
         }
         let fences: BTreeMap<String, Option<Fence>> =
@@ -555,6 +600,7 @@ fn adopt(
         Some(known) => known,
         None => Known { fence: None, content: checkpoint::content(destination, name)?, columns: None },
     };
+    let frontier = Frontier::read(destination, name, stored)?;
     for column in stored.columns() {
         let declared = destination.declared(column.column_type());
         match find(found, column.name()) {
@@ -587,7 +633,7 @@ fn adopt(
         checkpoint::write_columns(destination, name, &columns)?;
     }
     let target = Target::new(name, Arc::clone(stored), columns);
-    Ok(Target { content: known.content, fence, ..target })
+    Ok(Target { content: known.content, fence, frontier, ..target })
 }
 
 /// The columns of a table, as they are stored now, that are of the source or were made by a run before.
@@ -677,9 +723,47 @@ fn fits(destination: &dyn Destination, target: &Target, shape: &Table) -> bool {
     target.coming.is_empty() && shape.columns().iter().all(same)
 }
 
+/// Deletes the stored rows that have one of the keys, or marks them as deleted, as the batch of keys says.
+fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, deletes: Deletes, has_marks: bool) -> Result<()> {
+    let key_table = TableName::new("_ingest_keys");
+    make_temporary(destination, &key_table, keys.table())?;
+    destination.append(&key_table, keys)?;
+    let key: Vec<String> = target.stored.primary_key().iter().map(|&index| quoted(target.stored.columns()[index].name())).collect();
+    let (into, from) = (qualified(target.current()), qualified(&key_table));
+    let is_mark = quoted(DELETED_COLUMN);
+    let removed = match deletes {
+        Deletes::Soft => format!(" WHERE NOT {is_mark}"),
+        Deletes::Hard => String::new(),
+    };
+    let list = key.join(", ");
+    let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
+    let is_marking = deletes == Deletes::Soft && has_marks;
+    // How many of the rows concerned are marked already; without such rows in the table there is nothing to ask.
+    let (mut gone_again, mut marked_again) = (0, 0);
+    if target.content.deleted > 0 {
+        let among = |which: &str| format!("SELECT count(*) FROM {into} WHERE {is_mark} AND {tuple} IN (SELECT {list} FROM {from}{which})");
+        gone_again = count(destination, &among(&removed))?;
+        if is_marking {
+            marked_again = count(destination, &among(&format!(" WHERE {is_mark}")))?;
+        }
+    }
+    let rows = target.content.live + target.content.deleted;
+    let gone = destination.execute_over(rows, &format!("DELETE FROM {into} WHERE {tuple} IN (SELECT {list} FROM {from}{removed})"))?;
+    target.content.remove(gone, gone_again);
+    if is_marking {
+        let set: Vec<String> =
+            [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = marks.{0}", quoted(column))).collect();
+        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = marks.{column}")).collect();
+        let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
+        let marked = destination.execute_over(rows, &sql)?;
+        target.content.mark(marked, marked_again);
+    }
+    Ok(())
+}
+
 /// Appends rows whose types are narrower than the stored ones, or that come from before a column was added and so get what rows of their age
 /// have in it.
-fn append_converted(destination: &mut dyn Destination, target: &Target, batch: &crate::batch::Batch) -> Result<Nulled> {
+fn append_converted(destination: &mut dyn Destination, target: &Target, batch: &Batch) -> Result<Nulled> {
     let rows = TableName::new("_ingest_rows");
     make_temporary(destination, &rows, batch.table())?;
     let nulled = destination.append(&rows, batch)?;

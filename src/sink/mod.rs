@@ -34,6 +34,7 @@ pub(crate) mod checkpoint;
 mod crash;
 #[cfg(feature = "duckdb")]
 mod duckdb;
+mod frontier;
 mod lease;
 mod merge;
 mod reduce;
@@ -61,6 +62,12 @@ pub(crate) trait Destination: Send {
 
     /// Runs statements that return no rows; the number of rows that the last one changed.
     fn execute(&mut self, sql: &str) -> Result<u64>;
+
+    /// The same for a statement that looks at about `rows` rows.
+    fn execute_over(&mut self, rows: u64, sql: &str) -> Result<u64> {
+        let _ = rows;
+        self.execute(sql)
+    }
 
     /// Runs a query with a small result.
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
@@ -90,6 +97,11 @@ pub(crate) trait Destination: Send {
 
     /// How many rows a replacing load may commit at a time to its staging table, if one transaction for all would take too much memory.
     fn rows_per_part(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many rows a merge should gather at least for one commit, if many small ones cost much more; `None` if each batch is to have its own.
+    fn rows_per_commit(&self) -> Option<usize> {
         None
     }
 

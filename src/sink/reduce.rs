@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use super::Deletes;
+use super::frontier::FirstKey;
 use crate::batch::{Batch, ColumnData, Values};
 use crate::change::{Op, TableChanges, bookkeeping_columns};
 use crate::schema::{Column, Table};
@@ -27,40 +28,48 @@ pub(super) struct Reduced {
 struct Outcome {
     image: Option<usize>,
     last: usize,
+    /// Another key with the same hash.
+    next: Option<u32>,
 }
 
 /// Leaves the last change of each key.
 pub(super) fn reduce(changes: &TableChanges, rows: std::ops::Range<usize>, deletes: Deletes) -> Result<Reduced> {
     let key: Vec<&ColumnData> = changes.table().primary_key().iter().map(|&index| &changes.rows().columns()[index]).collect();
-    let hasher = RandomState::new();
+    let image = |row: usize| (changes.ops()[row] != Op::Delete).then_some(row);
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(rows.len());
-    // By the hash of the key; the rare others with the same hash stand in the same list.
-    let mut index: HashMap<u64, Vec<u32>> = HashMap::with_capacity(rows.len());
-    let mut text = Vec::with_capacity(64);
-    for row in rows {
-        text.clear();
-        for column in &key {
-            push_key(&mut text, column, row)?;
-        }
-        let found = index.entry(hasher.hash_one(&text)).or_default();
-        let same = |&&at: &&u32| key.iter().all(|column| same_value(column, outcomes[at as usize].last, row));
-        let image = (changes.ops()[row] != Op::Delete).then_some(row);
-        match found.iter().find(same).copied() {
-            Some(at) => {
+    if is_ascending(changes, &key, rows.clone()) {
+        outcomes.extend(rows.map(|row| Outcome { image: image(row), last: row, next: None }));
+    } else {
+        let hasher = RandomState::new();
+        // The first key with each hash.
+        let mut index: HashMap<u64, u32> = HashMap::with_capacity(rows.len());
+        let mut text = Vec::with_capacity(64);
+        for row in rows {
+            text.clear();
+            for column in &key {
+                push_key(&mut text, column, row)?;
+            }
+            let new = u32::try_from(outcomes.len()).map_err(|_| Error::new(ErrorKind::Limit, "a batch has more than 2^32 rows"))?;
+            let first = *index.entry(hasher.hash_one(&text)).or_insert(new);
+            let same = |at: u32| key.iter().all(|column| same_value(column, outcomes[at as usize].last, row));
+            let next = |at: u32| outcomes.get(at as usize).and_then(|outcome| outcome.next);
+            let found = std::iter::successors((first != new).then_some(first), |&at| next(at)).find(|&at| same(at));
+            if let Some(at) = found {
                 let outcome = &mut outcomes[at as usize];
                 // A deleted row keeps its last image, so that a soft delete leaves what was there.
-                outcome.image = image.or(outcome.image);
+                outcome.image = image(row).or(outcome.image);
                 outcome.last = row;
+                continue;
             }
-            None => {
-                let at = u32::try_from(outcomes.len()).map_err(|_| Error::new(ErrorKind::Limit, "a batch has more than 2^32 rows"))?;
-                found.push(at);
-                outcomes.push(Outcome { image, last: row });
+            let mut outcome = Outcome { image: image(row), last: row, next: None };
+            if let Some(first) = outcomes.get_mut(first as usize) {
+                outcome.next = first.next.replace(new);
             }
+            outcomes.push(outcome);
         }
     }
     let mut reduced = Reduced { puts: Vec::with_capacity(outcomes.len()), marks: Vec::new() };
-    for Outcome { image, last } in outcomes {
+    for Outcome { image, last, .. } in outcomes {
         let deleted = changes.ops()[last] == Op::Delete;
         match image {
             Some(image) if !deleted || deletes == Deletes::Soft => reduced.puts.push(Put { image, last }),
@@ -68,6 +77,23 @@ pub(super) fn reduce(changes: &TableChanges, rows: std::ops::Range<usize>, delet
         }
     }
     Ok(reduced)
+}
+
+/// Whether each row's key is greater than the one before, as in a copy: then no key is there twice.
+fn is_ascending(changes: &TableChanges, key: &[&ColumnData], mut rows: std::ops::Range<usize>) -> bool {
+    let table = changes.table();
+    let (Some(&column), Some(&index)) = (key.first(), table.primary_key().first()) else { return false };
+    // A NULL is found by who looks at each key.
+    if key.iter().any(|column| column.null_count() > 0) {
+        return false;
+    }
+    let first_key = |row| FirstKey::of(column, table.columns()[index].column_type(), row);
+    let Some(start) = rows.next() else { return true };
+    let mut before = first_key(start);
+    rows.all(|row| {
+        let key = first_key(row);
+        std::mem::replace(&mut before, key).order(key) == Some(std::cmp::Ordering::Less)
+    })
 }
 
 fn push_key(text: &mut Vec<u8>, column: &ColumnData, row: usize) -> Result<()> {

@@ -101,6 +101,10 @@ impl Destination for Faulty {
         self.step(|inner| inner.execute(sql))
     }
 
+    fn execute_over(&mut self, rows: u64, sql: &str) -> Result<u64> {
+        self.step(|inner| inner.execute_over(rows, sql))
+    }
+
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         self.read(|inner| inner.query_text(sql))
     }
@@ -132,6 +136,10 @@ impl Destination for Faulty {
     fn rows_per_part(&self) -> Option<usize> {
         // A few, so that a whole copy has parts.
         self.inner.destination.rows_per_part().map(|_| 4)
+    }
+
+    fn rows_per_commit(&self) -> Option<usize> {
+        self.inner.destination.rows_per_commit().map(|_| 4)
     }
 
     fn wants_key(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Reading a table whole.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use super::connect::{Connection, Interrupter, query_error};
 use super::decode;
 use crate::batch::Batch;
 use crate::cancel::Cancel;
+use crate::queue::{self, Receiver, Sender};
 use crate::schema::{ColumnType, Table};
 use crate::{Error, ErrorKind, Result};
 
 /// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Batches that wait for the caller. One more is being filled and one is being worked on.
-const WAITING_BATCHES: usize = 2;
+/// Bytes of batches that wait for the caller. One more batch is being filled and one is being worked on.
+const WAITING_BYTES: usize = 48 << 20;
 
 /// How often a wait looks whether it was cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,7 +28,8 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 /// The rows of one table, in batches, in the server's order.
 ///
 /// All rows are of one statement, so on one MySQL server they are the table at one moment; of a sharded keyspace each shard is read at its
-/// own moment. Rows are read ahead by a thread of their own: about sixteen mebibytes, or four rows if those are larger. `next` blocks until a
+/// own moment. Rows are read ahead by a thread of their own: up to 56 MiB, or three rows if those are
+/// larger. `next` blocks until a
 /// batch is there, at most five minutes without a sign of life from the server. After an error there is nothing more. `None` comes
 /// only after the last row arrived; a connection that breaks is an error. Dropping the iterator closes the connection and ends
 /// the thread.
@@ -45,14 +47,14 @@ impl Rows {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no columns", table.name())).with_table(table.name()));
         }
         let interrupter = connection.interrupter();
-        let (sender, batches) = mpsc::sync_channel(WAITING_BATCHES);
+        let (sender, batches) = queue::bounded(WAITING_BYTES);
         let read = Arc::clone(&table);
         let thread = thread::Builder::new()
             .name("ingest-read".to_owned())
             .spawn(move || {
                 if let Err(error) = read_table(&mut connection, &read, &sender) {
                     // The iterator may be gone; then nobody wants to know.
-                    let _ = sender.send(Err(error.with_table(read.name())));
+                    let _ = sender.send(Err(error.with_table(read.name())), 0);
                 }
             })
             .map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to read on").with_cause(cause))?;
@@ -108,7 +110,7 @@ impl Iterator for Rows {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let received = self.batches.as_ref()?.recv().ok();
+        let received = self.batches.as_ref()?.recv();
         self.fuse(received)
     }
 }
@@ -125,7 +127,7 @@ impl std::fmt::Debug for Rows {
     }
 }
 
-fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &SyncSender<Result<Batch>>) -> Result<()> {
+fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &Sender<Result<Batch>>) -> Result<()> {
     let vitess = connection.server().is_vitess();
     let sql = select(table, vitess);
     let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
@@ -140,7 +142,7 @@ fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &SyncSend
 }
 
 /// Decodes a result into batches for whoever waits for them.
-fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, sender: &SyncSender<Result<Batch>>) -> Result<()> {
+fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, sender: &Sender<Result<Batch>>) -> Result<()> {
     let types: Vec<&ColumnType> = table.columns().iter().map(|column| column.column_type()).collect();
     let mut batch = Batch::new(Arc::clone(table));
     let mut bytes = 0;
@@ -164,14 +166,17 @@ fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, se
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);
-            if sender.send(Ok(std::mem::replace(&mut batch, next))).is_err() {
+            let full = std::mem::replace(&mut batch, next);
+            let size = full.bytes();
+            if sender.send(Ok(full), size).is_err() {
                 return Ok(());
             }
         }
     }
     if !batch.is_empty() {
         // Without a receiver there is nothing left to do.
-        let _ = sender.send(Ok(batch));
+        let size = batch.bytes();
+        let _ = sender.send(Ok(batch), size);
     }
     Ok(())
 }
