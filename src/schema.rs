@@ -286,6 +286,16 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
+    /// Whether every value of another type is one of this, in the same form.
+    pub(crate) fn holds(&self, narrower: &Self) -> bool {
+        match (self, narrower) {
+            (Self::Int { bits, unsigned }, Self::Int { bits: other, unsigned: same }) => bits >= other && unsigned == same,
+            (Self::Decimal { precision, scale }, Self::Decimal { precision: other, scale: same }) => precision >= other && scale == same,
+            (Self::Text { length }, Self::Text { length: other }) => length.is_none_or(|length| other.is_some_and(|other| length >= other)),
+            _ => self == narrower,
+        }
+    }
+
     /// Whether values of both types lie in the same kind of memory, so that a column can go on after its declaration has changed.
     pub(crate) fn is_stored_like(&self, other: &Self) -> bool {
         std::mem::discriminant(ColumnData::new(self).values()) == std::mem::discriminant(ColumnData::new(other).values())

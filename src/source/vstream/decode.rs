@@ -50,7 +50,8 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifferen
         let column_type = declared_type(field).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
         match table.column_index(&field.name) {
             None => difference.added.push(Column::new(&field.name, column_type, field.flags & NOT_NULL == 0)),
-            Some(index) if *table.columns()[index].column_type() != column_type => difference.retyped.push((index, column_type)),
+            // A shard whose table is not widened yet says so after another's has been.
+            Some(index) if !table.columns()[index].column_type().holds(&column_type) => difference.retyped.push((index, column_type)),
             Some(_) => {}
         }
     }

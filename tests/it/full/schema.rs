@@ -166,12 +166,19 @@ const CASES: &[Case] = &[
 fn execute(conn: &mut Conn, statements: &[&str], table: &str) {
     for statement in statements {
         let sql = statement.replace("{}", table);
-        let begun = Instant::now();
-        // vtgate learns of a new column a moment after it is there.
-        while let Err(error) = conn.query_drop(&sql) {
-            assert!(error.to_string().contains("not found in table") && begun.elapsed() < PATIENCE, "{sql}: {error}");
-            std::thread::sleep(Duration::from_millis(50));
+        once_known(&sql, || conn.query_drop(&sql));
+    }
+}
+
+/// vtgate learns of a new column a moment after it is there.
+fn once_known<T>(sql: &str, mut ask: impl FnMut() -> mysql::Result<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.to_string().contains("not found in table") && begun.elapsed() < PATIENCE, "{sql}: {error}"),
         }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -179,7 +186,8 @@ fn execute(conn: &mut Conn, statements: &[&str], table: &str) {
 fn assert_equals(conn: &mut Conn, destination: &Destination, table: &str) {
     let columns: Vec<String> = conn.query_map(format!("show columns from {table}"), |row: mysql::Row| row.get(0).unwrap()).unwrap();
     let cast = |kind: &str| columns.iter().map(|name| format!("cast({name} as {kind})")).collect::<Vec<_>>().join(", ");
-    let source: Vec<mysql::Row> = conn.query(format!("select {} from {table}", cast("char"))).unwrap();
+    let sql = format!("select {} from {table}", cast("char"));
+    let source: Vec<mysql::Row> = once_known(&sql, || conn.query(&sql));
     let mut source: Vec<Vec<Option<String>>> =
         source.into_iter().map(|row| (0..columns.len()).map(|cell| row.get(cell).unwrap()).collect()).collect();
     let mut found = destination.query(&format!("select {} from {table} where not _cdc_deleted", cast("varchar")));
