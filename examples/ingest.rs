@@ -179,7 +179,11 @@ impl Display {
     fn show(&self, progress: &Progress<'_>) {
         // A line a second is enough, and one for each new table.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = if self.mode == Mode::Bar { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        let pause = Duration::from_millis(match self.mode {
+            Mode::Bar => 100,
+            Mode::Json => 250,
+            _ => 1000,
+        });
         if self.mode == Mode::Off || last.is_some_and(|(table, at)| table == progress.table_index && at.elapsed() < pause) {
             return;
         }

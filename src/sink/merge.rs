@@ -27,8 +27,10 @@ use crate::schema::{Column, Table, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
-/// Row images after which a commit is due, even if a destination would gather more rows: they may be large.
-const BYTES_PER_COMMIT: usize = 256 << 20;
+/// Bytes of row images after which a commit is due even if a destination would gather more rows, where those are wide: of narrow ones so many
+/// take no more room than is at hand.
+const BYTES_PER_COMMIT: usize = 64 << 20;
+const WIDE_ROW: usize = 1024;
 
 /// Rows that are handed to a destination at a time.
 const PART_ROWS: usize = 16_384;
@@ -228,7 +230,8 @@ impl Merge<'_> {
             }
             merge.take(batch)?;
             let limit = merge.destination.rows_per_commit();
-            let is_due = |open: &Open| open.is_complete && limit.is_none_or(|limit| open.rows >= limit || open.bytes >= BYTES_PER_COMMIT);
+            let is_large = |open: &Open| open.bytes >= BYTES_PER_COMMIT && open.bytes / WIDE_ROW >= open.rows;
+            let is_due = |open: &Open| open.is_complete && limit.is_none_or(|limit| open.rows >= limit || is_large(open));
             if merge.open.as_ref().is_some_and(is_due) {
                 merge.commit()?;
             }

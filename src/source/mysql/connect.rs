@@ -12,7 +12,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Opts, OptsBuilder, SslOpts};
 
 use crate::cancel::Cancel;
-use crate::options::SourceOptions;
+use crate::options::{CaptureOptions, SourceOptions, Workload};
 use crate::tls::Tls;
 use crate::{Error, ErrorKind, Result};
 
@@ -51,13 +51,16 @@ impl ServerKind {
     }
 }
 
-/// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload that streams results of any size.
+/// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload: `olap`, which
+/// lifts the cap on rows and streams results of any size, unless the options say otherwise.
 pub(crate) struct Connection {
     conn: Conn,
     socket: Option<TcpStream>,
     server: ServerKind,
     connect_timeout: Duration,
     read_timeout: Duration,
+    /// The statement that sets it.
+    workload: &'static str,
 }
 
 impl Connection {
@@ -95,7 +98,11 @@ impl Connection {
         #[cfg(not(unix))]
         let socket: Option<TcpStream> = None;
         let (connect_timeout, read_timeout) = (options.connect_timeout(), options.read_timeout());
-        let mut connection = Self { conn, socket, server, connect_timeout, read_timeout };
+        let workload = match options.capture().map(CaptureOptions::workload) {
+            Some(Workload::Oltp) => "SET workload = 'oltp'",
+            _ => "SET workload = 'olap'",
+        };
+        let mut connection = Self { conn, socket, server, connect_timeout, read_timeout, workload };
         connection.set_up_session()?;
         connection.limit_silence(read_timeout)?;
         Ok(connection)
@@ -113,8 +120,7 @@ impl Connection {
         // writes.
         let mut needed = vec!["SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"];
         if self.server.is_vitess() {
-            // Lifts the cap on rows, and makes vtgate pass rows on as they come.
-            needed.push("SET workload = 'olap'");
+            needed.push(self.workload);
         }
         for statement in needed {
             self.conn
@@ -130,6 +136,18 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// On Vitess, sets the workload for statements that take one only, until [`Connection::reset_workload`].
+    #[cfg(feature = "vstream")]
+    pub(crate) fn set_oltp(&mut self) -> Result<()> {
+        self.execute("SET workload = 'oltp'")
+    }
+
+    /// Sets the workload that the options say.
+    #[cfg(feature = "vstream")]
+    pub(crate) fn reset_workload(&mut self) -> Result<()> {
+        self.execute(self.workload)
     }
 
     /// The connection, if the server still answers on it, within the connect time limit: an idle one may have been forgotten on the way.

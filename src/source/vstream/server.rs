@@ -63,10 +63,10 @@ fn target(connection: &mut Connection, name: &str) -> Result<()> {
 pub(crate) fn throttler(connection: &mut Connection, keyspace: &str) -> Result<Option<String>> {
     target(connection, keyspace)?;
     // Measured on v0.23.3: `UNKNOWN not allowed for streaming` with the workload that lifts the cap on rows.
-    connection.execute("SET workload = 'oltp'")?;
+    connection.set_oltp()?;
     // Columns `shard`, `enabled`, `threshold`, `query`; and `app`, `expire_at`, `ratio`.
     let answers = ["SHOW VITESS_THROTTLER STATUS", "SHOW VITESS_THROTTLED_APPS"].map(|sql| connection.query(sql, &[]).unwrap_or_default());
-    connection.execute("SET workload = 'olap'")?;
+    connection.reset_workload()?;
     let [states, apps] = answers;
     if !states.iter().any(|row| row.get(1).is_some_and(|enabled| enabled.as_deref() == Some("1"))) {
         return Ok(None);
