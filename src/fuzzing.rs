@@ -351,7 +351,7 @@ pub fn row_images(input: &[u8]) {
         let table = Table::new("t", Vec::new());
         let added = decode::compare(&field, &table)?.added;
         let table = table.with_columns(added).with_primary_key(&["id"])?;
-        let plan = FieldPlan::new(&field, &table)?;
+        let plan = FieldPlan::new(&field, &table, None)?;
         let mut image = RowImage::default();
         let values = image.read(message, plan.width())?;
         assert!(values.len() <= message.len());

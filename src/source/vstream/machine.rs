@@ -420,7 +420,7 @@ impl Machine {
                 return Ok(());
             }
         }
-        let planned = self.tables[index].replan(field);
+        let planned = self.tables[index].replan(field, self.plans[index].get(shard));
         match planned {
             Ok(plan) => {
                 let plans = &mut self.plans[index];
@@ -983,7 +983,7 @@ fn oldest(plan: &Plan, tables: &[PlannedTable]) -> Result<Vgtid> {
 
 impl TableState {
     /// Takes a FIELD event: the table grows by the columns that are new.
-    fn replan(&mut self, field: &FieldEvent) -> Result<FieldPlan> {
+    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>) -> Result<FieldPlan> {
         let difference = decode::compare(field, &self.table)?;
         if !difference.added.is_empty() || !difference.retyped.is_empty() {
             let mut table = Table::clone(&self.table);
@@ -1006,7 +1006,7 @@ impl TableState {
             let added = difference.added.into_iter().map(|column| (column, None)).collect();
             self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
         }
-        FieldPlan::new(field, &self.table)
+        FieldPlan::new(field, &self.table, before)
     }
 
     /// What an ALTER TABLE of columns or key means for the table.

@@ -388,14 +388,10 @@ fn broken_rules_of_the_protocol_are_errors_that_name_state_event_keyspace_and_sh
         let error = violation(&["0"], false, events);
         assert!(error.contains(expected), "{error}");
     }
-    // A row of another width, and a table with a column that was never declared a type.
+    // A row of another width.
     let narrow = zero.row_insert("t", &[Some("9")]);
     let error = violation(&["0"], false, vec![zero.begin(), zero.field("t", &fields()), narrow]);
     assert!(error.contains("a row has 1 values where its FIELD event has 2 columns") && error.contains("shard `0`"), "{error}");
-    let mut untyped = fields();
-    untyped[1].column_type.clear();
-    let error = violation(&["0"], false, vec![zero.begin(), zero.field("t", &untyped)]);
-    assert!(error.contains("does not say what type column `name`"), "{error}");
 }
 
 #[test]
