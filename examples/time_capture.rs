@@ -21,7 +21,7 @@ use grpcio::{CallOption, ChannelBuilder, Client, EnvBuilder, Marshaller, Method,
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Sink, Source, SourceOptions, ingest};
 use protobuf::{Message as _, MessageField};
-use timing::{COLUMNS, Measured, Outcome, ROW, cpu_seconds, in_child, peak_mib, print_heads, print_line, print_ratio};
+use timing::{COLUMNS, Measured, Outcome, PART, cpu_seconds, in_child, insert_rows, peak_mib, print_heads, print_line, print_ratio};
 
 #[allow(dead_code, unused_imports, unreachable_pub, missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 mod proto {
@@ -200,20 +200,9 @@ fn executed(uri: &str) -> Outcome<String> {
 fn make_table(uri: &str) -> Outcome<()> {
     let mut conn = connect(uri)?;
     conn.query_drop(format!("CREATE TABLE IF NOT EXISTS {TABLE} ({COLUMNS})"))?;
-    let mut count: u64 = conn.query_first(format!("SELECT COUNT(*) FROM {TABLE}"))?.unwrap_or(0);
-    while count < ROWS {
-        // vtgate takes no recursive query in an INSERT, and at most 10,000 rows at once: digits make the numbers.
-        let digit = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 \
-                     UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)";
-        let numbers = format!(
-            "SELECT {count} + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM {digit} a, {digit} b, {digit} c, \
-             (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) e"
-        );
-        conn.query_drop(format!(
-            "INSERT INTO {TABLE} (id, small_str, medium_str, large_str, tiny_int, regular_int, big_int, float_val, \
-             decimal_val, bool_val, date_val, ts_val, ts_tz_val, json_val, extra_text) SELECT {ROW} FROM ({numbers}) AS s"
-        ))?;
-        count += 5_000;
+    let there: u64 = conn.query_first(format!("SELECT COUNT(*) FROM {TABLE}"))?.unwrap_or(0);
+    for count in (there..ROWS).step_by(PART) {
+        conn.query_drop(insert_rows(TABLE, count))?;
     }
     Ok(())
 }

@@ -14,10 +14,10 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// A handle that ends a run: clones share one flag, so one can be kept by a signal handler or another thread.
 ///
-/// A cancelled run ends within a second, whatever it waits for: a connection, a server's answer, the pause before the next attempt. What it had
-/// not committed is rolled back. Two things are not interrupted: a batch that the destination is writing (16 MB of row images, or 48 MB of a
-/// transaction that is larger) is written first; and a thread that waits for the system to resolve a name or to connect goes on alone, for
-/// the connect time limit at most, and then ends.
+/// A cancelled run ends within a second, whatever it waits for: a connection, a server's answer, the pause before the next attempt. What it has
+/// written is committed as far as whole batches go, and the rest is rolled back. Two things are not interrupted: a batch that the destination is
+/// writing (16 MB of row images, or 48 MB of a transaction that is larger) is written first, and committed; and a thread that waits for the
+/// system to resolve a name or to connect goes on alone, for the connect time limit at most, and then ends.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     flag: Arc<AtomicBool>,

@@ -23,6 +23,21 @@ over the roofs; nobody there hurries, since what is counted twice is right, and 
     '2020-02-02' + INTERVAL n * 37 SECOND, JSON_OBJECT('id', n, 'tags', JSON_ARRAY('a', n % 10), 'score', n % 1000 / 10), \
     IF(n % 17 = 0, NULL, CONCAT('note ', LEFT(SHA2(n * 3, 224), 32), ' ', REPEAT('x', n % 20)))";
 
+/// Rows that [`insert_rows`] adds.
+pub const PART: usize = 5_000;
+
+/// A statement that adds the rows after the first `count` of them. vtgate takes no recursive query in an INSERT, and at most 10,000 rows at once:
+/// digits make the numbers.
+pub fn insert_rows(table: &str, count: u64) -> String {
+    let digit = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 \
+                 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)";
+    format!(
+        "INSERT INTO {table} (id, small_str, medium_str, large_str, tiny_int, regular_int, big_int, float_val, decimal_val, bool_val, date_val, \
+         ts_val, ts_tz_val, json_val, extra_text) SELECT {ROW} FROM (SELECT {count} + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM \
+         {digit} a, {digit} b, {digit} c, (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) e) AS s"
+    )
+}
+
 /// What one measured process says of itself.
 #[derive(Clone, Copy)]
 pub struct Measured {

@@ -204,17 +204,17 @@ fn pump(
             return Err(Failure { caught_up: false, error });
         }
         let mut caught_up = false;
-        // When what is written and not durable has to become so.
-        let mut due: Option<Instant> = None;
         let result = loop {
-            if due.is_some_and(|due| due <= Instant::now()) {
-                due = None;
+            // How long what is written and not durable may still wait.
+            let left = merge.held_since().map(|since| held_at_most.saturating_sub(since.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
                 if let Err(error) = merge.release() {
                     break Err(error);
                 }
                 settle(accounts);
+                continue;
             }
-            let batch = match receiver.recv_timeout(due.map_or(TICK, |due| TICK.min(due.saturating_duration_since(Instant::now())))) {
+            let batch = match receiver.recv_timeout(left.map_or(TICK, |left| left.min(TICK))) {
                 Ok(Ok(batch)) => batch,
                 Ok(Err(error)) => break Err(error),
                 Err(RecvTimeoutError::Timeout) => {
@@ -226,20 +226,15 @@ fn pump(
             // What waits here is read again by the next run, which is quicker than to write it.
             let written = options.cancel().check().and_then(|()| merge.hold(&batch));
             let is_last = batch.is_caught_up() && !caught_up;
-            let is_durable = match written {
-                Ok(false) if is_last => merge.release().map(|()| true),
-                other => other,
-            };
-            match is_durable {
+            let written = written.and_then(|is_durable| match is_last {
+                true => merge.release().map(|()| true),
+                false => Ok(is_durable),
+            });
+            match written {
                 Ok(is_durable) => {
                     account(accounts, &batch);
                     if is_durable {
-                        due = None;
                         settle(accounts);
-                    } else if merge.is_holding() {
-                        due.get_or_insert_with(|| Instant::now() + held_at_most);
-                    } else {
-                        due = None;
                     }
                 }
                 Err(error) => break Err(error),

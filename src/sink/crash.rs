@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use self::faulty::{AT_THE_STEP, Fault};
 use self::model::{Model, State, Stored, StoredRow, look};
 use self::script::{Script, delete, history, refreshed, row, shape};
-use super::{Deletes, Sink};
+use super::{Deletes, Merge, Sink};
 use crate::batch::Batch;
 use crate::change::{Change, ChangeBatch, Checkpoint, DELETED_COLUMN, LSN_COLUMN, Op};
 use crate::schema::{Table, TableName};
@@ -450,34 +450,45 @@ fn write_at_random(kind: Kind, seeds: std::ops::Range<u64>) {
     }
 }
 
-/// What was written and not committed yet is gone with what fails after it, and with the run.
+/// A merge into the tables `a` and `b`, which are made if they are not there.
+fn merge_of(sink: &mut Sink) -> Merge<'_> {
+    let mut merge = sink.merge(Deletes::Soft).unwrap();
+    for name in ["a", "b"] {
+        merge.add_table(&shape(name, false, &[]), &TableName::new(name), false).unwrap();
+    }
+    merge
+}
+
+/// The destination holds the rows of these batches.
+fn assert_rows(sink: &mut Sink, batches: &[Vec<ChangeBatch>], context: &str) {
+    let mut model = Model::new(Deletes::Soft);
+    batches.iter().for_each(|batches| model.write(batches));
+    let rows = |state: State| state.into_iter().map(|(name, stored)| (name, stored.rows)).collect::<Vec<_>>();
+    assert_eq!(rows(look(sink)), rows(model.state), "{context}");
+}
+
+/// What was written and not committed yet is gone with what fails after it, and with the run. A destination that gathers nothing has it at once.
 fn hold_back(kind: Kind) {
-    let Some(_) = kind.open(&Files::empty().path()).unwrap().destination.rows_per_commit() else {
-        return;
-    };
     for fails in [true, false] {
         let files = Files::empty();
         let history = history();
         let mut sink = kind.open(&files.path()).unwrap();
-        let mut merge = sink.merge(Deletes::Soft).unwrap();
-        for name in ["a", "b"] {
-            merge.add_table(&shape(name, false, &[]), &TableName::new(name), false).unwrap();
-        }
+        let gathers = sink.destination.rows_per_commit().is_some();
+        let mut merge = merge_of(&mut sink);
         history[0].iter().for_each(|batch| merge.write(batch).unwrap());
-        assert!(!merge.hold(&history[1][0]).unwrap(), "a batch of few rows is durable at once");
+        let held = &history[1][0];
+        assert!(held.is_complete());
+        assert_eq!((merge.hold(held).unwrap(), merge.is_holding()), (!gathers, gathers), "{kind:?}");
         if fails {
             let mut strange = Script::new();
             strange.rows(&shape("elsewhere", false, &[]), [delete(1)]);
             strange.commit(&["a"]);
             assert!(merge.hold(&strange.batches[0][0]).is_err());
             assert!(merge.release().is_ok(), "there is nothing left to release");
-            assert!(merge.hold(&history[1][0]).is_err(), "a run that failed goes on");
+            assert!(merge.hold(held).is_err(), "a run that failed goes on");
         }
         drop(merge);
-        let mut model = Model::new(Deletes::Soft);
-        model.write(&history[0]);
-        let rows = |state: State| state.into_iter().map(|(name, stored)| (name, stored.rows)).collect::<Vec<_>>();
-        assert_eq!(rows(look(&mut sink)), rows(model.state), "{kind:?}");
+        assert_rows(&mut sink, &history[..if gathers { 1 } else { 2 }], &format!("{kind:?} {fails}"));
     }
 }
 
@@ -491,10 +502,7 @@ fn interfere(kind: Kind) {
         let files = Files::empty();
         let history = history();
         let mut sink = kind.open(&files.path()).unwrap();
-        let mut merge = sink.merge(Deletes::Soft).unwrap();
-        for name in ["a", "b"] {
-            merge.add_table(&shape(name, false, &[]), &TableName::new(name), false).unwrap();
-        }
+        let mut merge = merge_of(&mut sink);
         history[..4].iter().flatten().for_each(|batch| merge.write(batch).unwrap());
         merge.destination_for_tests().execute(statement).unwrap();
         // In the middle of a transaction that comes in pieces, too.
@@ -502,10 +510,7 @@ fn interfere(kind: Kind) {
         assert_eq!((error.kind(), error.table()), (ErrorKind::Conflict, Some("b")), "{error:?}");
         assert!(merge.write(&history[4][1]).is_err(), "a run that was refused goes on");
         drop(merge);
-        let mut model = Model::new(Deletes::Soft);
-        history[..4].iter().for_each(|batches| model.write(batches));
-        let rows = |state: State| state.into_iter().map(|(name, stored)| (name, stored.rows)).collect::<Vec<_>>();
-        assert_eq!(rows(look(&mut sink)), rows(model.state), "{statement}");
+        assert_rows(&mut sink, &history[..4], statement);
     }
     // Between the reading of a position and the first batch.
     let files = Files::empty();
@@ -603,6 +608,10 @@ mod sqlite {
     #[test]
     fn a_run_stops_before_it_writes_when_a_checkpoint_is_another_than_it_knows() {
         interfere(Kind::Sqlite);
+    }
+
+    #[test]
+    fn what_is_held_back_is_gone_with_what_fails_after_it() {
         hold_back(Kind::Sqlite);
     }
 
@@ -644,6 +653,10 @@ mod duckdb {
     #[test]
     fn a_run_stops_before_it_writes_when_a_checkpoint_is_another_than_it_knows() {
         interfere(Kind::DuckDb);
+    }
+
+    #[test]
+    fn what_is_held_back_is_gone_with_what_fails_after_it() {
         hold_back(Kind::DuckDb);
     }
 

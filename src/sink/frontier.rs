@@ -70,14 +70,13 @@ impl Frontier {
             ColumnType::Int { .. } | ColumnType::Year => format!("max({})", quoted(column.name())),
             _ => return Ok(Self::Unknown),
         };
-        let cells = destination.query_text(&format!("SELECT count(*), {greatest} FROM {}", qualified(name)))?;
-        let mut cells = cells.into_iter().flatten();
-        let rows = cells.next().flatten();
-        Ok(match (rows.as_deref(), cells.next().flatten()) {
-            (Some("0"), _) => Self::Empty,
-            (_, Some(text)) if is_bytes => unhex(&text).map_or(Self::Unknown, Self::Bytes),
-            (_, Some(text)) => text.parse().map_or(Self::Unknown, Self::Number),
-            _ => Self::Unknown,
+        let greatest =
+            destination.query_text(&format!("SELECT {greatest} FROM {}", qualified(name)))?.into_iter().flatten().next().flatten();
+        Ok(match greatest {
+            // A key is not NULL.
+            None => Self::Empty,
+            Some(text) if is_bytes => unhex(&text).map_or(Self::Unknown, Self::Bytes),
+            Some(text) => text.parse().map_or(Self::Unknown, Self::Number),
         })
     }
 

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
@@ -62,8 +63,8 @@ pub struct Merge<'a> {
 }
 
 /// The open transaction.
-#[derive(Default)]
 struct Open {
+    since: Instant,
     /// Whether what was written ends where a batch does, and could be committed. If not, it is a part of a transaction at the source.
     is_complete: bool,
     rows: usize,
@@ -81,7 +82,8 @@ struct Target {
     /// Where the rows go while the table is built anew.
     building: Option<TableName>,
     content: Content,
-    frontier: Frontier,
+    /// `None` where it has to be read from the table first.
+    frontier: Option<Frontier>,
     fence: Option<Fence>,
     /// Columns that the table has already, though the rows that are written now come from before they were added: one entry for each change
     /// of the table that is still to come.
@@ -99,7 +101,7 @@ impl Target {
             columns,
             building: None,
             content: Content::default(),
-            frontier: Frontier::Empty,
+            frontier: Some(Frontier::Empty),
             fence: None,
             coming: VecDeque::new(),
             written: false,
@@ -239,9 +241,14 @@ impl Merge<'_> {
         })
     }
 
-    /// Whether batches were written that are not durable yet.
+    /// Since when there are batches that are not durable yet and could be made so.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        self.open.as_ref().filter(|open| open.is_complete).map(|open| open.since)
+    }
+
+    /// Whether there are any.
     pub(crate) fn is_holding(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.is_complete)
+        self.held_since().is_some()
     }
 
     /// Makes everything durable that [`Merge::hold`] left.
@@ -276,7 +283,7 @@ impl Merge<'_> {
     fn take(&mut self, batch: &ChangeBatch) -> Result<()> {
         if self.open.is_none() {
             begin(self.destination)?;
-            self.open = Some(Open::default());
+            self.open = Some(Open { since: Instant::now(), is_complete: false, rows: 0, bytes: 0, checkpoints: BTreeMap::new() });
             self.require_own_checkpoints()?;
         }
         for change in batch.changes() {
@@ -370,9 +377,7 @@ impl Merge<'_> {
         self.destination.execute(&sql)?;
         // The statement looked at every row too.
         target.content = checkpoint::content(self.destination, target.current())?;
-        if target.content.live + target.content.deleted == 0 {
-            target.frontier = Frontier::Empty;
-        }
+        target.frontier = None;
         Ok(())
     }
 
@@ -420,7 +425,7 @@ impl Merge<'_> {
         }
         target.columns = own_columns(self.destination, &name, &stored, |column| target.column(column).is_some())?;
         checkpoint::write_columns(self.destination, &name, &target.columns)?;
-        target.frontier = Frontier::read(self.destination, &name, &stored)?;
+        target.frontier = None;
         target.stored = stored;
         target.coming.push_back(added.to_vec());
         Ok(())
@@ -458,12 +463,17 @@ impl Merge<'_> {
         let first = shape.primary_key().first().copied().unwrap_or_default();
         let (values, first_type) = (&changes.rows().columns()[first], shape.columns()[first].column_type());
         let first_key = |row: usize| FirstKey::of(values, first_type, row);
-        let old_puts: Vec<Put> = puts.iter().copied().filter(|put| !target.frontier.is_before(first_key(put.image))).collect();
-        let old_marks: Vec<usize> = marks.into_iter().filter(|&row| !target.frontier.is_before(first_key(row))).collect();
+        let mut frontier = match target.frontier.take() {
+            Some(frontier) => frontier,
+            None => Frontier::read(destination, target.current(), &target.stored)?,
+        };
+        let old_puts: Vec<Put> = puts.iter().copied().filter(|put| !frontier.is_before(first_key(put.image))).collect();
+        let old_marks: Vec<usize> = marks.into_iter().filter(|&row| !frontier.is_before(first_key(row))).collect();
         if !old_puts.is_empty() || !old_marks.is_empty() {
             clear(destination, target, &key_batch(changes, &shape, &old_puts, &old_marks)?, self.deletes, !old_marks.is_empty())?;
         }
-        puts.iter().for_each(|put| target.frontier.advance(first_key(put.image)));
+        puts.iter().for_each(|put| frontier.advance(first_key(put.image)));
+        target.frontier = Some(frontier);
         let is_live = |put: &&Put| changes.ops()[put.last] != Op::Delete;
         let live = puts.iter().filter(is_live).count() as u64;
         let last = puts.iter().filter(is_live).map(|put| put.last).max().map(|last| changes.lsn(last));
@@ -603,7 +613,6 @@ fn adopt(
         Some(known) => known,
         None => Known { fence: None, content: checkpoint::content(destination, name)?, columns: None },
     };
-    let frontier = Frontier::read(destination, name, stored)?;
     for column in stored.columns() {
         let declared = destination.declared(column.column_type());
         match find(found, column.name()) {
@@ -636,7 +645,7 @@ fn adopt(
         checkpoint::write_columns(destination, name, &columns)?;
     }
     let target = Target::new(name, Arc::clone(stored), columns);
-    Ok(Target { content: known.content, fence, frontier, ..target })
+    Ok(Target { content: known.content, fence, frontier: None, ..target })
 }
 
 /// The columns of a table, as they are stored now, that are of the source or were made by a run before.

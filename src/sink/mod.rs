@@ -64,8 +64,7 @@ pub(crate) trait Destination: Send {
     fn execute(&mut self, sql: &str) -> Result<u64>;
 
     /// The same for a statement that looks at about `rows` rows.
-    fn execute_over(&mut self, rows: u64, sql: &str) -> Result<u64> {
-        let _ = rows;
+    fn execute_over(&mut self, _rows: u64, sql: &str) -> Result<u64> {
         self.execute(sql)
     }
 

@@ -2,31 +2,24 @@
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use planetscale_ingest::{IngestOptions, Sink, Source, ingest};
+use planetscale_ingest::IngestOptions;
 
-use crate::capture::fixture::{BOTH, Destination, Kind};
-use crate::support::servers::{mysql, vitess};
+use crate::capture::fixture::{BOTH, Destination, Kind, create_with};
+use crate::support::servers::{Server, mysql, vitess};
 
 #[path = "../../examples/timing/mod.rs"]
 mod timing;
 
-/// Rows that are compared at a time; vtgate answers with no more than it is allowed to.
-const CHUNK: usize = 5_000;
+/// Rows that are added and compared at a time; vtgate takes and gives no more than it is allowed to.
+const CHUNK: usize = timing::PART;
 
-/// Neither server takes a recursive query or this many rows everywhere: digits make the numbers.
-fn fill(conn: &mut Conn, table: &str, rows: u64) {
-    conn.query_drop(format!("drop table if exists {table}")).unwrap();
-    conn.query_drop(format!("create table {table} ({})", timing::COLUMNS)).unwrap();
-    let names: Vec<&str> = timing::COLUMNS.split(", ").filter_map(|column| column.split_whitespace().next()).collect();
-    let digit = "(select 0 d union all select 1 union all select 2 union all select 3 union all select 4 union all select 5 union all select 6 \
-                 union all select 7 union all select 8 union all select 9)";
-    let half = "(select 0 d union all select 1 union all select 2 union all select 3 union all select 4)";
-    for start in (0..rows).step_by(5_000) {
-        let numbers =
-            format!("select {start} + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d as n from {digit} a, {digit} b, {digit} c, {half} e");
-        let row = timing::ROW;
-        conn.query_drop(format!("insert into {table} ({}) select {row} from ({numbers}) as s", names.join(", "))).unwrap();
+/// A new table with so many rows.
+fn filled(server: &Server, table: &str, rows: u64) -> Conn {
+    let mut conn = create_with(server, "commerce", table, timing::COLUMNS);
+    for count in (0..rows).step_by(CHUNK) {
+        conn.query_drop(timing::insert_rows(table, count)).unwrap();
     }
+    conn
 }
 
 /// Compares every value of every row, as text; numbers in binary as what their text reads as.
@@ -60,23 +53,22 @@ fn assert_equals(conn: &mut Conn, destination: &Destination, table: &str, rows: 
     assert_eq!(destination.cell(&format!("select count(*) from {table}")), Some(rows.to_string()));
 }
 
+/// Copies, or captures, all rows into both kinds of destination.
+fn assert_arrive(conn: &mut Conn, uri: &str, table: &str, rows: u64) {
+    for kind in BOTH {
+        let destination = Destination::new(kind);
+        let report = destination.capture_all(uri, &IngestOptions::new().with_tables([table]));
+        assert_eq!((report.tables[0].rows_read, report.tables[0].rows_inserted), (rows, rows));
+        assert_equals(conn, &destination, table, rows);
+    }
+}
+
 #[test]
 fn a_million_rows_of_mysql_arrive_one_like_the_other() {
     const ROWS: u64 = 1_000_000;
     let server = mysql();
-    let mut conn = server.conn();
-    conn.query_drop("use commerce").unwrap();
-    fill(&mut conn, "large_whole", ROWS);
-    for kind in BOTH {
-        let destination = Destination::new(kind);
-        let source = Source::open(&server.uri("commerce")).unwrap();
-        let mut sink = Sink::open(&destination.uri()).unwrap();
-        let report = ingest(&source, &mut sink, &IngestOptions::new().with_tables(["large_whole"])).unwrap();
-        assert!(report.is_complete(), "{report:?}");
-        assert_eq!((report.tables[0].rows_read, report.tables[0].rows_inserted), (ROWS, ROWS));
-        drop(sink);
-        assert_equals(&mut conn, &destination, "large_whole", ROWS);
-    }
+    let mut conn = filled(server, "large_whole", ROWS);
+    assert_arrive(&mut conn, &server.uri("commerce"), "large_whole", ROWS);
     conn.query_drop("drop table large_whole").unwrap();
 }
 
@@ -84,16 +76,9 @@ fn a_million_rows_of_mysql_arrive_one_like_the_other() {
 fn three_hundred_thousand_rows_of_vitess_arrive_one_like_the_other_whole_and_captured() {
     const ROWS: u64 = 300_000;
     let server = vitess();
-    let mut conn = server.conn();
-    conn.query_drop("use commerce").unwrap();
-    fill(&mut conn, "large_captured", ROWS);
-    for kind in BOTH {
-        for uri in [server.uri("commerce"), server.cdc_uri("commerce")] {
-            let destination = Destination::new(kind);
-            let report = destination.capture_all(&uri, &IngestOptions::new().with_tables(["large_captured"]));
-            assert_eq!(report.tables[0].rows_read, ROWS);
-            assert_equals(&mut conn, &destination, "large_captured", ROWS);
-        }
+    let mut conn = filled(server, "large_captured", ROWS);
+    for uri in [server.uri("commerce"), server.cdc_uri("commerce")] {
+        assert_arrive(&mut conn, &uri, "large_captured", ROWS);
     }
     conn.query_drop("drop table large_captured").unwrap();
 }

@@ -51,8 +51,8 @@ impl ServerKind {
     }
 }
 
-/// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload: `olap`, which
-/// lifts the cap on rows and streams results of any size, unless the options say otherwise.
+/// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload: `olap`, which lifts the cap on rows
+/// and streams results of any size, unless the options say otherwise.
 pub(crate) struct Connection {
     conn: Conn,
     socket: Option<TcpStream>,

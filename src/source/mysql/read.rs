@@ -28,8 +28,7 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 /// The rows of one table, in batches, in the server's order.
 ///
 /// All rows are of one statement, so on one MySQL server they are the table at one moment; of a sharded keyspace each shard is read at its
-/// own moment. Rows are read ahead by a thread of their own: up to 56 MiB, or three rows if those are
-/// larger. `next` blocks until a
+/// own moment. Rows are read ahead by a thread of their own: up to 56 MiB, or three rows if those are larger. `next` blocks until a
 /// batch is there, at most five minutes without a sign of life from the server. After an error there is nothing more. `None` comes
 /// only after the last row arrived; a connection that breaks is an error. Dropping the iterator closes the connection and ends
 /// the thread.

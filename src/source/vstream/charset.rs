@@ -108,12 +108,9 @@ impl Charset {
     /// `Decode` if they are none, without the value.
     pub(super) fn decode<'a>(self, value: &'a [u8], scratch: &'a mut String) -> Result<&'a str> {
         let invalid = || Error::decode("the server sent text that is not valid in its character set");
-        if let Self::Utf8 = self {
-            return std::str::from_utf8(value).map_err(|_| invalid());
-        }
         scratch.clear();
         let decoded = match self {
-            Self::Utf8 => None,
+            Self::Utf8 => return std::str::from_utf8(value).map_err(|_| invalid()),
             Self::Single(table) => value.iter().try_for_each(|&byte| {
                 scratch.push(if byte < 0x80 { char::from(byte) } else { entry(table, byte - 0x80)? });
                 Some(())
