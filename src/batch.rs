@@ -1,5 +1,6 @@
 //! Rows in columns: what sources yield and sinks take.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::schema::{ColumnType, Table};
@@ -92,6 +93,23 @@ impl Batch {
             column.truncate(rows);
         }
         self.rows = rows;
+    }
+
+    /// Puts other values into some rows of a column: by row, where they lie in `values`.
+    pub(crate) fn replace(&mut self, column: usize, values: &ColumnData, rows: &BTreeMap<usize, usize>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut replaced = ColumnData::new(self.table.columns()[column].column_type());
+        let old = &self.columns[column];
+        for row in 0..self.rows {
+            match rows.get(&row) {
+                Some(&at) => replaced.push_from(values, at)?,
+                None => replaced.push_from(old, row)?,
+            }
+        }
+        self.columns[column] = replaced;
+        Ok(())
     }
 
     /// The chosen rows, in the given order.

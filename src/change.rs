@@ -54,6 +54,8 @@ pub struct TableChanges {
     payload: Option<Arc<str>>,
     /// Columns that a row image did not carry: the stored value stays.
     absent: BTreeMap<usize, Vec<usize>>,
+    /// Rows and columns whose value the stream does not carry exactly, in order.
+    inexact: Vec<(usize, usize)>,
 }
 
 impl TableChanges {
@@ -65,6 +67,7 @@ impl TableChanges {
             committed_at: Vec::new(),
             payload: None,
             absent: BTreeMap::new(),
+            inexact: Vec::new(),
         }
     }
 
@@ -125,6 +128,21 @@ impl TableChanges {
         self.payload.as_deref().filter(|_| row + 1 == self.ops.len())
     }
 
+    /// Says of the last row that the values of some columns are not what the source holds.
+    pub(crate) fn note_inexact(&mut self, columns: &[usize]) {
+        let Some(row) = self.ops.len().checked_sub(1) else { return };
+        self.inexact.extend(columns.iter().map(|&column| (row, column)));
+    }
+
+    pub(crate) fn take_inexact(&mut self) -> Vec<(usize, usize)> {
+        std::mem::take(&mut self.inexact)
+    }
+
+    /// Puts other values into some rows of a column: by row, where they lie in `values`.
+    pub(crate) fn replace(&mut self, column: usize, values: &ColumnData, rows: &BTreeMap<usize, usize>) -> Result<()> {
+        self.rows.replace(column, values, rows)
+    }
+
     pub(crate) fn has_absent(&self) -> bool {
         !self.absent.is_empty()
     }
@@ -167,6 +185,7 @@ impl TableChanges {
         self.sequences.truncate(rows);
         self.committed_at.truncate(rows);
         self.absent.split_off(&rows);
+        self.inexact.truncate(self.inexact.partition_point(|&(row, _)| row < rows));
     }
 
     /// Splits off the rows from `at` on.
@@ -179,6 +198,7 @@ impl TableChanges {
             committed_at: self.committed_at[at..].to_vec(),
             payload: None,
             absent: self.absent.range(at..).map(|(row, columns)| (row - at, columns.clone())).collect(),
+            inexact: self.inexact.iter().filter(|&&(row, _)| row >= at).map(|&(row, column)| (row - at, column)).collect(),
         };
         self.truncate(at);
         rest

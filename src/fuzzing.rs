@@ -173,6 +173,7 @@ pub fn events(input: &[u8]) {
         ordinal: 7,
         now: DateTime::default(),
         transaction_bytes: if mode & 2 == 0 { 1 << 20 } else { 8 },
+        declared: Arc::default(),
     };
     let mut machine = if mode & 1 == 0 {
         Machine::copy(plan, table, nothing_copied("ks", &shards), Vec::new(), (mode & 4 != 0).then_some(8))
@@ -349,14 +350,14 @@ pub fn row_images(input: &[u8]) {
         let EventKind::Field(mut field) = event.kind else { return Ok(()) };
         field.enum_set_string_values = flags & 1 == 0;
         let table = Table::new("t", Vec::new());
-        let added = decode::compare(&field, &table)?.added;
+        let added = decode::compare(&field, &table, None)?.added;
         let table = table.with_columns(added).with_primary_key(&["id"])?;
-        let plan = FieldPlan::new(&field, &table, None)?;
+        let plan = FieldPlan::new(&field, &table, None, None)?;
         let mut image = RowImage::default();
         let values = image.read(message, plan.width())?;
         assert!(values.len() <= message.len());
         let mut batch = Batch::new(Arc::new(table));
-        let pushed = batch.push_row(|columns| plan.push(columns, &image, values, flags & 2 != 0, &mut String::new()));
+        let pushed = batch.push_row(|columns| plan.push(columns, &image, values, flags & 2 != 0, &mut String::new(), &mut Vec::new()));
         for column in batch.columns() {
             assert_eq!(column.len(), usize::from(pushed.is_ok()), "a column has not as many values as the batch has rows");
         }

@@ -136,6 +136,10 @@ impl Table {
             .or_else(|| self.columns.iter().position(|column| column.name.to_lowercase() == name.to_lowercase()))
     }
 
+    pub(crate) fn column(&self, name: &str) -> Option<&Column> {
+        self.column_index(name).map(|index| &self.columns[index])
+    }
+
     /// The same table without the columns that are not among `names`. Columns of the key stay.
     #[must_use]
     pub(crate) fn restricted_to(&self, names: &[String]) -> Self {
@@ -148,6 +152,15 @@ impl Table {
             name: self.name.clone(),
             columns: kept.iter().map(|&index| self.columns[index].clone()).collect(),
             primary_key: self.primary_key.iter().filter_map(|key| kept.iter().position(|index| index == key)).collect(),
+        }
+    }
+
+    /// The table of some of the columns, in the given order, which begins with those of the key.
+    pub(crate) fn with_columns_at(&self, columns: &[usize]) -> Self {
+        Self {
+            name: self.name.clone(),
+            columns: columns.iter().filter_map(|&column| self.columns.get(column).cloned()).collect(),
+            primary_key: (0..self.primary_key.len()).collect(),
         }
     }
 
@@ -175,11 +188,18 @@ pub struct Column {
     column_type: ColumnType,
     nullable: bool,
     generated: bool,
+    collation: Option<String>,
 }
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, column_type: ColumnType, nullable: bool) -> Self {
-        Self { name: name.into(), column_type, nullable, generated: false }
+        Self { name: name.into(), column_type, nullable, generated: false, collation: None }
+    }
+
+    #[must_use]
+    pub(crate) fn with_collation(mut self, collation: Option<String>) -> Self {
+        self.collation = collation;
+        self
     }
 
     #[must_use]
@@ -206,6 +226,12 @@ impl Column {
     /// Whether the source computes the column. Such columns are read like any other.
     pub fn is_generated(&self) -> bool {
         self.generated
+    }
+
+    /// The collation of text, `ENUM` and `SET` (`utf8mb4_0900_ai_ci`), whose name begins with that of its character set; `None` for other types, and
+    /// where the source does not say.
+    pub fn collation(&self) -> Option<&str> {
+        self.collation.as_deref()
     }
 }
 
@@ -415,7 +441,8 @@ impl<'a> Lexer<'a> {
         word
     }
 
-    /// Arguments in parentheses: numbers, or quoted strings in which a quote is doubled. MySQL escapes nothing else there.
+    /// Arguments in parentheses: numbers, or quoted strings in which a quote is doubled and a backslash escapes. MySQL 9.7 prints a backslash as two,
+    /// a line feed as `\n`, a carriage return as `\r` and a zero byte as `\0`.
     fn arguments(&mut self) -> Result<Vec<String>> {
         let mut arguments = Vec::new();
         let Some(inner) = self.rest.strip_prefix('(') else { return Ok(arguments) };
@@ -425,19 +452,26 @@ impl<'a> Lexer<'a> {
             rest = rest.trim_start();
             if let Some(quoted) = rest.strip_prefix('\'') {
                 let mut member = String::new();
-                let mut at = quoted;
+                let mut characters = quoted.chars();
                 loop {
-                    let quote = at.find('\'').ok_or_else(unclosed)?;
-                    member.push_str(&at[..quote]);
-                    at = &at[quote + 1..];
-                    match at.strip_prefix('\'') {
-                        Some(after) => {
-                            member.push('\'');
-                            at = after;
-                        }
-                        None => break,
+                    match characters.next().ok_or_else(unclosed)? {
+                        '\'' => match characters.as_str().strip_prefix('\'') {
+                            Some(after) => {
+                                member.push('\'');
+                                characters = after.chars();
+                            }
+                            None => break,
+                        },
+                        '\\' => member.push(match characters.next().ok_or_else(unclosed)? {
+                            'n' => '\n',
+                            'r' => '\r',
+                            '0' => '\0',
+                            other => other,
+                        }),
+                        other => member.push(other),
                     }
                 }
+                let at = characters.as_str();
                 arguments.push(member);
                 rest = at.trim_start();
             } else {
@@ -484,8 +518,8 @@ mod tests {
 
     #[test]
     fn enum_members_keep_commas_quotes_parentheses_and_backslashes() {
-        let ColumnType::Enum { members } = parsed(r"enum('a,b','it''s','(x)','','back\slash')") else { panic!() };
-        assert_eq!(members, ["a,b", "it's", "(x)", "", r"back\slash"]);
+        let ColumnType::Enum { members } = parsed(r"enum('a,b','it''s','(x)','','back\\slash','line\nfeed','\r\0')") else { panic!() };
+        assert_eq!(members, ["a,b", "it's", "(x)", "", r"back\slash", "line\nfeed", "\r\0"]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod scripted;
 mod scripted_vtgate;
 mod servers;
 mod support;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod values;
 #[cfg(feature = "vstream")]
 #[path = "../vtgate/mod.rs"]
 mod vtgate;

@@ -245,10 +245,10 @@ impl Database {
             let row = |table: &str, at: usize| {
                 let (name, column_type) = columns(table)[at];
                 let nullable = if at == 0 { "NO" } else { "YES" };
-                vec![text(table), text(&(at + 1).to_string()), text(name), text(column_type), text(nullable), text("")]
+                vec![text(table), text(&(at + 1).to_string()), text(name), text(column_type), text(nullable), text(""), None]
             };
             (
-                &["table_name", "ordinal_position", "column_name", "column_type", "is_nullable", "extra"],
+                &["table_name", "ordinal_position", "column_name", "column_type", "is_nullable", "extra", "collation_name"],
                 tables.flat_map(|(table, columns)| (0..columns.len()).map(move |at| row(table, at))).collect(),
             )
         } else if statement.contains("FROM information_schema.statistics") {

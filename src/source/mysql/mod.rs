@@ -10,4 +10,6 @@ mod socket;
 pub use connect::ServerKind;
 pub(crate) use connect::{Connection, Interrupter};
 pub use read::Rows;
+#[cfg(feature = "vstream")]
+pub(crate) use read::read_some;
 pub(crate) use schema::{table, tables};

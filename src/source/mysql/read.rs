@@ -140,28 +140,48 @@ fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &Sender<R
     pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, sender)
 }
 
+/// The rows of a table of which a condition holds.
+#[cfg(feature = "vstream")]
+pub(crate) fn read_some(connection: &mut Connection, table: &Arc<Table>, condition: &str) -> Result<Batch> {
+    let vitess = connection.server().is_vitess();
+    let sql = format!("{} WHERE {condition}", select(table, vitess));
+    let rows = connection.conn().query_iter(sql).map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
+    let mut all = Batch::new(Arc::clone(table));
+    for row in rows {
+        let row = row.map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
+        push_row(&mut all, table, &row)?;
+    }
+    Ok(all)
+}
+
+/// Decodes a row; returns about how many bytes it takes.
+fn push_row(batch: &mut Batch, table: &Table, row: &mysql::Row) -> Result<usize> {
+    if row.len() != table.columns().len() {
+        return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), table.columns().len())));
+    }
+    let mut bytes = 0;
+    batch.push_row(|columns| {
+        for (index, (column, declared)) in columns.iter_mut().zip(table.columns()).enumerate() {
+            // A value is absent only after it was taken out of the row, which nobody did.
+            let value = row.as_ref(index).unwrap_or(&Value::NULL);
+            bytes += 9;
+            if let Value::Bytes(value) = value {
+                bytes += value.len();
+            }
+            decode::push(column, declared.column_type(), value).map_err(|error| error.with_column(declared.name()))?;
+        }
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
 /// Decodes a result into batches for whoever waits for them.
 fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, sender: &Sender<Result<Batch>>) -> Result<()> {
-    let types: Vec<&ColumnType> = table.columns().iter().map(|column| column.column_type()).collect();
     let mut batch = Batch::new(Arc::clone(table));
     let mut bytes = 0;
     for row in rows {
         let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
-        if row.len() != types.len() {
-            return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), types.len())));
-        }
-        batch.push_row(|columns| {
-            for (index, (column, column_type)) in columns.iter_mut().zip(&types).enumerate() {
-                // A value is absent only after it was taken out of the row, which nobody did.
-                let value = row.as_ref(index).unwrap_or(&Value::NULL);
-                bytes += 9;
-                if let Value::Bytes(value) = value {
-                    bytes += value.len();
-                }
-                decode::push(column, column_type, value).map_err(|error| error.with_column(table.columns()[index].name()))?;
-            }
-            Ok(())
-        })?;
+        bytes += push_row(&mut batch, table, &row)?;
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);

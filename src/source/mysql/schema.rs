@@ -9,7 +9,7 @@ use crate::schema::{Column, ColumnType, Table};
 use crate::{Error, ErrorKind, Result};
 
 const TABLES: &str = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = database()";
-const COLUMNS: &str = "SELECT table_name, ordinal_position, column_name, column_type, is_nullable, extra \
+const COLUMNS: &str = "SELECT table_name, ordinal_position, column_name, column_type, is_nullable, extra, collation_name \
                        FROM information_schema.columns WHERE table_schema = database()";
 const KEYS: &str = "SELECT table_name, seq_in_index, column_name \
                     FROM information_schema.statistics WHERE table_schema = database() AND index_name = 'PRIMARY'";
@@ -58,14 +58,16 @@ fn assemble(names: &[&String], columns: Vec<Vec<Option<String>>>, keys: Vec<Vec<
     let wanted: BTreeSet<&str> = names.iter().map(|name| name.as_str()).collect();
     let mut columns_of: HashMap<String, BTreeMap<u32, Column>> = HashMap::new();
     for row in columns {
-        let [table, ordinal, name, declared, nullable, extra] = cells(row)?;
+        let [table, ordinal, name, declared, nullable, extra, collation] = cells(row)?;
         if !wanted.contains(table.as_str()) {
             continue;
         }
         let column_type = ColumnType::parse(&declared).map_err(|error| error.with_table(&table).with_column(&name))?;
         // DEFAULT_GENERATED marks an expression as default, not a generated column.
         let generated = extra.to_ascii_uppercase().split(' ').any(|word| word == "GENERATED");
-        let column = Column::new(name, column_type, nullable == "YES").generated(generated);
+        let column = Column::new(name, column_type, nullable == "YES")
+            .generated(generated)
+            .with_collation((!collation.is_empty()).then_some(collation));
         columns_of.entry(table).or_default().insert(ordinal_of(&ordinal)?, column);
     }
     let mut key_of: HashMap<String, BTreeMap<u32, String>> = HashMap::new();
@@ -84,7 +86,7 @@ fn assemble(names: &[&String], columns: Vec<Vec<Option<String>>>, keys: Vec<Vec<
     Ok(tables)
 }
 
-/// The cells of a row of a query with `N` columns that are never NULL.
+/// The cells of a row of a query with `N` columns, in which NULL means the same as nothing.
 fn cells<const N: usize>(row: Vec<Option<String>>) -> Result<[String; N]> {
     let row: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
     row.try_into().map_err(|_| Error::protocol("information_schema answers with another number of columns than was asked for"))
@@ -137,10 +139,10 @@ mod tests {
     #[test]
     fn keys_keep_their_own_order_and_columns_theirs() {
         let columns = rows(&[
-            &["t", "2", "b", "int", "NO", ""],
-            &["t", "10", "d", "int", "YES", "STORED GENERATED"],
-            &["t", "1", "a", "int", "NO", "DEFAULT_GENERATED on update CURRENT_TIMESTAMP"],
-            &["u", "1", "x", "hologram", "NO", ""],
+            &["t", "2", "b", "int", "NO", "", ""],
+            &["t", "10", "d", "int", "YES", "STORED GENERATED", ""],
+            &["t", "1", "a", "int", "NO", "DEFAULT_GENERATED on update CURRENT_TIMESTAMP", "utf8mb4_bin"],
+            &["u", "1", "x", "hologram", "NO", "", ""],
         ]);
         let keys = rows(&[&["t", "2", "a"], &["t", "1", "b"]]);
         let tables = assemble(&[&"t".to_owned()], columns, keys).unwrap();
@@ -148,6 +150,7 @@ mod tests {
         assert_eq!(names, ["a", "b", "d"]);
         assert_eq!(tables[0].primary_key(), [1, 0]);
         assert_eq!(tables[0].columns().iter().map(Column::is_generated).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(tables[0].columns().iter().map(Column::collation).collect::<Vec<_>>(), [Some("utf8mb4_bin"), None, None]);
     }
 
     #[test]

@@ -10,9 +10,11 @@ use encoding_rs::{BIG5, EUC_JP, EUC_KR, Encoding, GB18030, GBK, SHIFT_JIS};
 use crate::{Error, ErrorKind, Result};
 
 /// How the bytes of a text column are to be read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Charset {
     Utf8,
+    /// Nobody says which: only ASCII can be read, which all but a few have in common.
+    Unsaid,
     /// ASCII, and a table of the bytes from 0x80 on.
     Single(&'static [u16; 128]),
     /// A table of the bytes below 0x80, and nothing above.
@@ -24,7 +26,7 @@ pub(super) enum Charset {
 }
 
 /// A character set of one to four bytes for each character.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Multi {
     /// What most codes are.
     standard: &'static Encoding,
@@ -49,6 +51,51 @@ static GB18030_SET: Multi = Multi { standard: GB18030, others: &measured::GB1803
 static UJIS_SET: Multi = Multi { standard: EUC_JP, others: &measured::UJIS, is_euc_jp: true, ..PLAIN };
 static EUCJPMS_SET: Multi = Multi { standard: EUC_JP, others: &measured::EUCJPMS, is_euc_jp: true, ..PLAIN };
 
+/// Character sets as collations name them, each with the id of one of its collations.
+const NAMES: [(&str, u64); 41] = [
+    ("armscii8", 32),
+    ("ascii", 11),
+    ("big5", 1),
+    ("cp1250", 26),
+    ("cp1251", 51),
+    ("cp1256", 57),
+    ("cp1257", 59),
+    ("cp850", 4),
+    ("cp852", 40),
+    ("cp866", 36),
+    ("cp932", 95),
+    ("dec8", 3),
+    ("eucjpms", 97),
+    ("euckr", 19),
+    ("gb18030", 248),
+    ("gb2312", 24),
+    ("gbk", 28),
+    ("geostd8", 92),
+    ("greek", 25),
+    ("hebrew", 16),
+    ("hp8", 6),
+    ("keybcs2", 37),
+    ("koi8r", 7),
+    ("koi8u", 22),
+    ("latin1", 8),
+    ("latin2", 9),
+    ("latin5", 30),
+    ("latin7", 41),
+    ("macce", 38),
+    ("macroman", 39),
+    ("sjis", 13),
+    ("swe7", 10),
+    ("tis620", 18),
+    ("ucs2", 35),
+    ("ujis", 12),
+    ("utf16", 54),
+    ("utf16le", 56),
+    ("utf32", 60),
+    ("utf8", 33),
+    ("utf8mb3", 33),
+    ("utf8mb4", 45),
+];
+
 impl Charset {
     /// By collation id (`information_schema.collations`).
     ///
@@ -56,8 +103,8 @@ impl Charset {
     /// `Unsupported` for an id that MySQL 9.7 does not have.
     pub(super) fn of(collation: u64) -> Result<Self> {
         Ok(match collation {
-            // ascii, utf8mb3, utf8mb4, and ids that say nothing (0) or binary (63), which some servers send for text.
-            0 | 11 | 65 | 33 | 83 | 76 | 192..=215 | 223 | 45 | 46 | 224..=247 | 255..=323 | 63 => Self::Utf8,
+            // ascii, utf8mb3, utf8mb4.
+            11 | 65 | 33 | 83 | 76 | 192..=215 | 223 | 45 | 46 | 224..=247 | 255..=323 => Self::Utf8,
             // ucs2 and utf16; utf16le; utf32.
             35 | 90 | 128..=151 | 159 | 54 | 55 | 101..=124 => Self::Utf16Be,
             56 | 62 => Self::Utf16Le,
@@ -102,6 +149,19 @@ impl Charset {
         })
     }
 
+    /// By the name of a collation, which begins with that of the character set.
+    ///
+    /// # Errors
+    /// `Unsupported` for a name that MySQL 9.7 does not have.
+    pub(super) fn named(collation: &str) -> Result<Self> {
+        let name = collation.split('_').next().unwrap_or_default();
+        let Some((_, id)) = NAMES.iter().find(|(known, _)| *known == name) else {
+            let message = format!("text with collation `{collation}` cannot be read");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        };
+        Self::of(*id)
+    }
+
     /// The text that the bytes are.
     ///
     /// # Errors
@@ -111,6 +171,11 @@ impl Charset {
         scratch.clear();
         let decoded = match self {
             Self::Utf8 => return std::str::from_utf8(value).map_err(|_| invalid()),
+            Self::Unsaid => {
+                let ascii = std::str::from_utf8(value).ok().filter(|text| text.is_ascii() && !text.contains('\0'));
+                return ascii
+                    .ok_or_else(|| Error::decode("the server does not say in which character set this is; the next run can ask for it"));
+            }
             Self::Single(table) => value.iter().try_for_each(|&byte| {
                 scratch.push(if byte < 0x80 { char::from(byte) } else { entry(table, byte - 0x80)? });
                 Some(())

@@ -7,6 +7,7 @@ use crate::batch::ColumnData;
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::vstream::charset::Charset;
 use crate::source::vstream::event::{FieldColumn, FieldEvent, RowImage};
+use crate::source::vstream::json::{self, Fidelity};
 use crate::value::{DateTime, Time};
 use crate::{Error, ErrorKind, Result};
 
@@ -26,6 +27,7 @@ struct PlannedField {
     name: String,
     column_type: ColumnType,
     charset: Charset,
+    charset_unsaid: bool,
     /// ENUM and SET come as index and mask in the stream, and as strings in the copy.
     ordinals_in_stream: bool,
 }
@@ -39,8 +41,8 @@ pub(crate) struct FieldDifference {
     pub(crate) retyped: Vec<(usize, ColumnType)>,
 }
 
-/// Compares a FIELD event with the table.
-pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifference> {
+/// Compares a FIELD event with the table; `declared` is the table as information_schema declared it when the run began.
+pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table>) -> Result<FieldDifference> {
     let mut difference = FieldDifference { added: Vec::new(), retyped: Vec::new() };
     for field in &event.fields {
         // The tablet makes such names up when the binary log and its schema disagree: any label would be a guess.
@@ -52,7 +54,10 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table) -> Result<FieldDifferen
         let known_type = known.map(|index| table.columns()[index].column_type());
         let column_type = declared_type(field, known_type).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
         match known {
-            None => difference.added.push(Column::new(&field.name, column_type, field.flags & NOT_NULL == 0)),
+            None => {
+                let collation = declared.and_then(|declared| declared.column(&field.name)).and_then(Column::collation).map(str::to_owned);
+                difference.added.push(Column::new(&field.name, column_type, field.flags & NOT_NULL == 0).with_collation(collation));
+            }
             // A shard whose table is not widened yet says so after another's has been.
             Some(index) if !table.columns()[index].column_type().holds(&column_type) => difference.retyped.push((index, column_type)),
             Some(_) => {}
@@ -67,6 +72,23 @@ pub(crate) fn has_lost_track(event: &FieldEvent) -> bool {
 }
 
 const NOT_NULL: u64 = 1;
+/// Ids of collations that say nothing of a column of text: none, and that of bytes.
+const UNSAID: [u64; 2] = [0, 63];
+
+/// The character set by what the server says, or else by what was declared when the run began. vtgate v0.23.3 and v0.24.0 have no id for the collations of
+/// big5, gbk, gb18030 and tis620, and say 0.
+fn charset_of(field: &FieldColumn, before: Option<&PlannedField>, declared: Option<&str>) -> Result<Charset> {
+    if !UNSAID.contains(&field.charset) {
+        return Charset::of(field.charset);
+    }
+    let Some(collation) = declared else { return Ok(Charset::Unsaid) };
+    let charset = Charset::named(collation)?;
+    if before.is_some_and(|before| before.charset == charset && !before.charset_unsaid) {
+        // It was said until now, so it is another one since, and the declaration is that of before.
+        return Ok(Charset::Unsaid);
+    }
+    Ok(charset)
+}
 
 /// The type by what the server says, or else by what is known. A tablet asks its MySQL as late as for the FIELD event, and says nothing of a table that is
 /// gone by then: seen on v0.23.3 with changes just before a DROP TABLE.
@@ -82,8 +104,9 @@ fn declared_type(field: &FieldColumn, known: Option<&ColumnType>) -> Result<Colu
 }
 
 impl FieldPlan {
-    /// Plans for a table that has all columns of the event; `before` is the last plan for the same shard.
-    pub(crate) fn new(event: &FieldEvent, table: &Table, before: Option<&Self>) -> Result<Self> {
+    /// Plans for a table that has all columns of the event; `before` is the last plan for the same shard, `declared` the table as
+    /// information_schema declared it when the run began.
+    pub(crate) fn new(event: &FieldEvent, table: &Table, before: Option<&Self>, declared: Option<&Table>) -> Result<Self> {
         let mut fields = Vec::with_capacity(event.fields.len());
         let mut sources = vec![None; table.columns().len()];
         for (index, field) in event.fields.iter().enumerate() {
@@ -98,7 +121,10 @@ impl FieldPlan {
                 {
                     planned.charset
                 }
-                ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } => Charset::of(field.charset).map_err(named)?,
+                ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } => {
+                    let collation = declared.and_then(|declared| declared.column(&field.name)).and_then(Column::collation);
+                    charset_of(field, planned, collation).map_err(named)?
+                }
                 _ => Charset::Utf8,
             };
             let slot = known.and_then(|column| sources.get_mut(column));
@@ -109,7 +135,9 @@ impl FieldPlan {
                 }
                 None => return Err(Error::protocol(format!("column `{}` was not planned", field.name)).with_table(table.name())),
             }
-            fields.push(PlannedField { name: field.name.clone(), column_type, charset, ordinals_in_stream: !event.enum_set_string_values });
+            let charset_unsaid = UNSAID.contains(&field.charset);
+            let ordinals_in_stream = !event.enum_set_string_values;
+            fields.push(PlannedField { name: field.name.clone(), column_type, charset, charset_unsaid, ordinals_in_stream });
         }
         let mut key = Vec::with_capacity(table.primary_key().len());
         for &column in table.primary_key() {
@@ -160,7 +188,8 @@ impl FieldPlan {
         self.sources.iter().enumerate().filter(is_absent).map(|(column, _)| column).collect()
     }
 
-    /// Pushes one image; `from_copy` says whether it comes from the copy phase.
+    /// Pushes one image; `from_copy` says whether it comes from the copy phase. Columns whose value is not what the source holds are added to
+    /// `inexact`.
     pub(crate) fn push(
         &self,
         columns: &mut [ColumnData],
@@ -168,8 +197,9 @@ impl FieldPlan {
         values: &[u8],
         from_copy: bool,
         scratch: &mut String,
+        inexact: &mut Vec<usize>,
     ) -> Result<()> {
-        for (column, source) in columns.iter_mut().zip(&self.sources) {
+        for (index, (column, source)) in columns.iter_mut().zip(&self.sources).enumerate() {
             let Some(field) = *source else {
                 column.push_null();
                 continue;
@@ -177,14 +207,22 @@ impl FieldPlan {
             let planned = &self.fields[field];
             match image.get(values, field) {
                 None => column.push_null(),
-                Some(value) => push_value(column, planned, value, from_copy, scratch).map_err(|error| error.with_column(&planned.name))?,
+                Some(value) => {
+                    let is_exact =
+                        push_value(column, planned, value, from_copy, scratch).map_err(|error| error.with_column(&planned.name))?;
+                    if !is_exact {
+                        inexact.push(index);
+                    }
+                }
             }
         }
         Ok(())
     }
 }
 
-fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_copy: bool, scratch: &mut String) -> Result<()> {
+/// Returns whether the value is what the source holds, as far as one can tell: see [`super::exact`].
+fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_copy: bool, scratch: &mut String) -> Result<bool> {
+    let mut is_exact = true;
     let ordinals = field.ordinals_in_stream && !from_copy;
     match &field.column_type {
         ColumnType::Int { unsigned: true, .. } => column.push_uint(parse_u64(value).ok_or_else(|| malformed("an unsigned number"))?),
@@ -198,7 +236,11 @@ fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_
             }
             column.push_text(scratch)
         }
-        ColumnType::Float => column.push_float(parse_number(value).ok_or_else(|| malformed("a number"))?),
+        ColumnType::Float => {
+            let number = parse_number(value).ok_or_else(|| malformed("a number"))?;
+            is_exact = !from_copy || number == 0.0;
+            column.push_float(number)
+        }
         ColumnType::Double => column.push_double(parse_number(value).ok_or_else(|| malformed("a number"))?),
         ColumnType::Bit { width } => {
             let size = usize::from(*width).div_ceil(8);
@@ -240,16 +282,58 @@ fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_
             }
             column.push_text(scratch)
         }
-        ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } | ColumnType::Json => {
-            column.push_text(field.charset.decode(value, scratch)?)
+        ColumnType::Enum { members } => {
+            let text = member_text(field, value, from_copy, scratch, |text| members.iter().any(|member| member == text))?;
+            is_exact = from_copy || !is_inexact_member(members, text, false);
+            column.push_text(text)
         }
+        ColumnType::Set { members } => {
+            let is_known = |text: &str| text.split(',').all(|part| members.iter().any(|member| member == part));
+            let text = member_text(field, value, from_copy, scratch, is_known)?;
+            is_exact = from_copy || !is_inexact_member(members, text, true);
+            column.push_text(text)
+        }
+        ColumnType::Json if !from_copy => {
+            scratch.clear();
+            let document = std::str::from_utf8(value).map_err(|_| malformed("UTF-8"))?;
+            let fidelity = json::as_mysql_prints(document, scratch);
+            is_exact = fidelity == Fidelity::Exact;
+            column.push_text(if fidelity == Fidelity::Broken { document } else { scratch })
+        }
+        ColumnType::Text { .. } | ColumnType::Json => column.push_text(field.charset.decode(value, scratch)?),
         ColumnType::Binary { fixed: Some(length) } if value.len() < *length as usize => {
             let mut padded = value.to_vec();
             padded.resize(*length as usize, 0);
             column.push_bytes(&padded)
         }
         ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => column.push_bytes(value),
-    }
+    }?;
+    Ok(is_exact)
+}
+
+/// The string of an ENUM or SET. The copy has it in the column's character set, as it has text; the stream takes it from the declared type, which is UTF-8
+/// (seen with latin1 and utf16 on v0.23.3). A server that does it otherwise shows by what the members are.
+fn member_text<'a>(
+    field: &PlannedField,
+    value: &'a [u8],
+    from_copy: bool,
+    scratch: &'a mut String,
+    is_known: impl Fn(&str) -> bool,
+) -> Result<&'a str> {
+    let [likely, other] = if from_copy { [field.charset, Charset::Utf8] } else { [Charset::Utf8, field.charset] };
+    let mut known = |charset: Charset| charset.decode(value, scratch).is_ok_and(|text| text.is_empty() || is_known(text));
+    // Where neither gives a member, the declaration is older than the value, or does not show it: MySQL's shows what utf8mb3 lacks as a question mark.
+    let charset = if !known(likely) && known(other) { other } else { likely };
+    charset.decode(value, scratch)
+}
+
+/// The greatest number of members of a SET.
+pub(super) const SET_MEMBERS: usize = 64;
+
+/// Whether the string of an ENUM or SET may lack something in the stream: see [`super::exact`].
+fn is_inexact_member(members: &[String], text: &str, is_set: bool) -> bool {
+    let last_is_there = || text.rsplit(',').next() == members.last().map(String::as_str);
+    is_set && members.len() == SET_MEMBERS && !last_is_there() || text.contains('?')
 }
 
 /// The error does not quote the value: rows stay out of logs.
@@ -334,12 +418,12 @@ mod tests {
             ..FieldEvent::default()
         };
         let table = Table::new("t", vec![Column::new("c", ColumnType::parse(column_type)?, true)]);
-        let plan = FieldPlan::new(&event, &table, None)?;
+        let plan = FieldPlan::new(&event, &table, None, None)?;
         let message = encode::image(&[Some(value)]);
         let mut image = RowImage::default();
         let values = image.read(&message, 1)?;
         let mut batch = Batch::new(Arc::new(table));
-        batch.push_row(|columns| plan.push(columns, &image, values, from_copy, &mut String::new()))?;
+        batch.push_row(|columns| plan.push(columns, &image, values, from_copy, &mut String::new(), &mut Vec::new()))?;
         Ok(match batch.value(0, 0) {
             ValueRef::Text(text) | ValueRef::Json(text) | ValueRef::Decimal(text) => text.to_owned(),
             ValueRef::Float(number) => format!("{number:?}"),
@@ -363,6 +447,15 @@ mod tests {
             let streamed = decoded(column_type, 63, stream.as_bytes(), true, false).unwrap();
             assert_eq!(copied, streamed, "{column_type}");
         }
+    }
+
+    #[test]
+    fn a_set_may_lack_its_last_member_and_a_question_mark_be_another_character() {
+        let members: Vec<String> = (1..=64).map(|at| format!("m{at}")).collect();
+        assert!(is_inexact_member(&members, "m1", true));
+        assert!(!is_inexact_member(&members, "m1,m64", true));
+        assert!(!is_inexact_member(&members[..63], "m1", true));
+        assert!(is_inexact_member(&members[..3], "?", false));
     }
 
     #[test]
@@ -394,17 +487,17 @@ mod tests {
             ..FieldEvent::default()
         };
         let table = Table::new("t", vec![Column::new("c", ColumnType::Text { length: Some(20) }, true)]);
-        let before = FieldPlan::new(&event("varchar(20)", 8), &table, None).unwrap();
+        let before = FieldPlan::new(&event("varchar(20)", 8), &table, None, None).unwrap();
         let untyped = event("", 0);
-        assert!(compare(&untyped, &table).unwrap().retyped.is_empty());
-        let plan = FieldPlan::new(&untyped, &table, Some(&before)).unwrap();
+        assert!(compare(&untyped, &table, None).unwrap().retyped.is_empty());
+        let plan = FieldPlan::new(&untyped, &table, Some(&before), None).unwrap();
         let message = encode::image(&[Some(b"\xfc")]);
         let mut image = RowImage::default();
         let values = image.read(&message, 1).unwrap();
         let mut batch = Batch::new(Arc::new(table));
-        batch.push_row(|columns| plan.push(columns, &image, values, false, &mut String::new())).unwrap();
+        batch.push_row(|columns| plan.push(columns, &image, values, false, &mut String::new(), &mut Vec::new())).unwrap();
         assert_eq!(batch.value(0, 0), ValueRef::Text("ü"));
-        assert!(compare(&untyped, &Table::new("t", Vec::new())).is_err(), "a new column has no known type");
+        assert!(compare(&untyped, &Table::new("t", Vec::new()), None).is_err(), "a new column has no known type");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) now: DateTime,
     /// Above this many buffered bytes an open transaction is handed out in pieces.
     pub(crate) transaction_bytes: usize,
+    /// The tables as information_schema declared them when the run began.
+    pub(crate) declared: Arc<BTreeMap<String, Table>>,
 }
 
 /// A table and how far it has come.
@@ -110,6 +112,7 @@ struct Scratch {
     before: RowImage,
     after: RowImage,
     text: String,
+    inexact: Vec<usize>,
 }
 
 struct TableState {
@@ -420,7 +423,7 @@ impl Machine {
                 return Ok(());
             }
         }
-        let planned = self.tables[index].replan(field, self.plans[index].get(shard));
+        let planned = self.tables[index].replan(field, self.plans[index].get(shard), &self.plan.declared);
         match planned {
             Ok(plan) => {
                 let plans = &mut self.plans[index];
@@ -983,8 +986,9 @@ fn oldest(plan: &Plan, tables: &[PlannedTable]) -> Result<Vgtid> {
 
 impl TableState {
     /// Takes a FIELD event: the table grows by the columns that are new.
-    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>) -> Result<FieldPlan> {
-        let difference = decode::compare(field, &self.table)?;
+    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>, declared: &BTreeMap<String, Table>) -> Result<FieldPlan> {
+        let declared = declared.get(self.table.name());
+        let difference = decode::compare(field, &self.table, declared)?;
         if !difference.added.is_empty() || !difference.retyped.is_empty() {
             let mut table = Table::clone(&self.table);
             for (index, column_type) in difference.retyped {
@@ -1006,7 +1010,7 @@ impl TableState {
             let added = difference.added.into_iter().map(|column| (column, None)).collect();
             self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
         }
-        FieldPlan::new(field, &self.table, before)
+        FieldPlan::new(field, &self.table, before, declared)
     }
 
     /// What an ALTER TABLE of columns or key means for the table.
@@ -1082,27 +1086,33 @@ impl TableState {
             }
         }
         let Some(rows) = self.rows() else { return Ok(()) };
-        let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>, text: &mut String| -> Result<()> {
+        let Scratch { before: before_image, after: after_image, text, inexact } = scratch;
+        let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>| -> Result<()> {
             plan.check_key(image, values)?;
             let sequence = transaction.next;
-            rows.push(op, sequence, absent, |columns| plan.push(columns, image, values, from_copy, text))?;
+            inexact.clear();
+            rows.push(op, sequence, absent, |columns| plan.push(columns, image, values, from_copy, text, inexact))?;
+            // Of a row that is gone nothing can be asked, and only the key matters.
+            if op != Op::Delete && !inexact.is_empty() {
+                rows.note_inexact(inexact);
+            }
             transaction.next = sequence.next()?;
             Ok(())
         };
         match (before, after) {
-            (None, Some(after)) => emit(Op::Insert, &scratch.after, after, absent, &mut scratch.text),
-            (Some(before), None) => emit(Op::Delete, &scratch.before, before, Vec::new(), &mut scratch.text),
+            (None, Some(after)) => emit(Op::Insert, after_image, after, absent),
+            (Some(before), None) => emit(Op::Delete, before_image, before, Vec::new()),
             (Some(before), Some(after)) => {
-                if plan.same_key((&scratch.before, before), (&scratch.after, after)) {
-                    emit(Op::Update, &scratch.after, after, absent, &mut scratch.text)
+                if plan.same_key((before_image, before), (after_image, after)) {
+                    emit(Op::Update, after_image, after, absent)
                 } else {
-                    emit(Op::Delete, &scratch.before, before, Vec::new(), &mut scratch.text)?;
+                    emit(Op::Delete, before_image, before, Vec::new())?;
                     if !absent.is_empty() {
                         let message =
                             "an update of a key does not carry all columns (binlog_row_image=noblob): rebuild the table with full_refresh";
                         return Err(Error::new(ErrorKind::Unsupported, message));
                     }
-                    emit(Op::Insert, &scratch.after, after, absent, &mut scratch.text)
+                    emit(Op::Insert, after_image, after, absent)
                 }
             }
             (None, None) => Err(Error::protocol("a row change has neither a before nor an after image")),

@@ -10,7 +10,10 @@ pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod event;
 #[cfg(feature = "vstream")]
+mod exact;
+#[cfg(feature = "vstream")]
 mod handover;
+mod json;
 pub(crate) mod machine;
 #[cfg(test)]
 mod model;

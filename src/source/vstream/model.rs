@@ -873,6 +873,7 @@ impl Runner<'_> {
             ordinal,
             now: DateTime::default(),
             transaction_bytes: self.transaction_bytes,
+            declared: Arc::default(),
         };
         let stop = self.database.executed();
         let mut agenda = Agenda::new(plan, stop.clone(), false);

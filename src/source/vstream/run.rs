@@ -18,6 +18,7 @@ use crate::source::Source;
 use crate::source::mysql::Connection;
 use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{EventKind, read_response};
+use crate::source::vstream::exact;
 use crate::source::vstream::machine::{Machine, Plan};
 use crate::source::vstream::serving::{Inquiry, Serving};
 use crate::source::vstream::shape::Shape;
@@ -101,7 +102,7 @@ pub struct Changes<'a> {
     running: Option<Running>,
     /// The tables as the server declared them when the run began. A destination may lack columns that were added since it was written: those
     /// show in the stream when their time comes, or else at its end.
-    declared: BTreeMap<String, Table>,
+    declared: Arc<BTreeMap<String, Table>>,
     /// What is known of the columns of each table and shard.
     shapes: BTreeMap<(String, String), Shape>,
     /// What is to be said of tables, by their names.
@@ -143,13 +144,21 @@ impl<'a> Changes<'a> {
         let Serving { shards: serving, unchecked } = inquiry.serving()?;
         endpoint.proven = unchecked;
         let shards: Vec<String> = serving.iter().map(|shard| shard.shard.clone()).collect();
-        let plan = Plan { keyspace: keyspace.clone(), shards, ordinal: request.ordinal, now: now()?, transaction_bytes: TRANSACTION_BYTES };
+        let declared = request.tables.iter().map(|(table, _)| (table.name().to_owned(), table.clone())).collect();
+        let declared: Arc<BTreeMap<String, Table>> = Arc::new(declared);
+        let plan = Plan {
+            keyspace: keyspace.clone(),
+            shards,
+            ordinal: request.ordinal,
+            now: now()?,
+            transaction_bytes: TRANSACTION_BYTES,
+            declared: Arc::clone(&declared),
+        };
         let mode = request.mode.unwrap_or(capture.mode());
         let mut agenda = Agenda::new(plan, stop_position(&serving), mode == CaptureMode::Stream);
-        let (mut declared, mut notes, mut resumed) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut notes, mut resumed) = (Vec::new(), Vec::new());
         for (table, resume) in request.tables {
             check_table(&table)?;
-            declared.insert(table.name().to_owned(), table.clone());
             let Some(StoredPosition { checkpoint, of_rows, columns }) = resume else {
                 agenda.add(Arc::new(table), None);
                 continue;
@@ -235,6 +244,7 @@ impl<'a> Changes<'a> {
                 }
                 let Some(running) = &mut self.running else { continue };
                 if let Some(mut batch) = running.machine.take().or_else(|| running.machine.take_piece()) {
+                    self.complete_values(&mut batch)?;
                     let computed = self.complete_columns(&mut batch)?;
                     if let Some(running) = &mut self.running {
                         for table in computed {
@@ -260,6 +270,7 @@ impl<'a> Changes<'a> {
         let omitted = running.machine.take_omitted();
         self.check_omitted(omitted).ok()?;
         let mut batch = self.running.as_mut()?.machine.take()?;
+        self.complete_values(&mut batch).ok()?;
         self.complete_columns(&mut batch).ok().filter(Vec::is_empty)?;
         Some(batch)
     }
@@ -284,6 +295,7 @@ impl<'a> Changes<'a> {
         drop(stream);
         self.check_omitted(machine.take_omitted())?;
         let mut batch = machine.take_all();
+        self.complete_values(&mut batch)?;
         let mut appended = if is_last { self.columns_not_seen(&machine) } else { Vec::new() };
         batch.changes.append(&mut appended);
         for table in self.complete_columns(&mut batch)? {
@@ -540,6 +552,16 @@ impl<'a> Changes<'a> {
                     );
                     return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()).with_column(&column));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the values that the stream does not carry exactly.
+    fn complete_values(&self, batch: &mut ChangeBatch) -> Result<()> {
+        for change in &mut batch.changes {
+            if let Change::Rows(rows) = change {
+                exact::complete(self.source, &self.cancel, rows)?;
             }
         }
         Ok(())

@@ -6,3 +6,4 @@ mod ddl;
 pub mod fixture;
 pub mod positions;
 mod refused;
+mod values;

@@ -105,10 +105,10 @@ fn answer(shards: &[&str], tables: &[(&str, Vec<(&str, &str)>)], executed: u32, 
     } else if statement.contains("FROM information_schema.columns") {
         let row = |table: &str, at: usize, (name, declared): (&str, &str)| {
             let nullable = if at == 0 { "NO" } else { "YES" };
-            vec![text(table), text(&(at + 1).to_string()), text(name), text(declared), text(nullable), text("")]
+            vec![text(table), text(&(at + 1).to_string()), text(name), text(declared), text(nullable), text(""), None]
         };
         (
-            &["table_name", "ordinal_position", "column_name", "column_type", "is_nullable", "extra"],
+            &["table_name", "ordinal_position", "column_name", "column_type", "is_nullable", "extra", "collation_name"],
             tables.flat_map(|(table, columns)| columns.iter().enumerate().map(move |(at, column)| row(table, at, *column))).collect(),
         )
     } else if statement.contains("FROM information_schema.statistics") {
