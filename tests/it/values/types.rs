@@ -277,7 +277,7 @@ fn members(add: &mut Add<'_>) {
         members.iter().map(|member| format!("'{}'", member.replace('\\', "\\\\").replace('\'', "''"))).collect::<Vec<_>>()
     };
     let enums: [(&str, &[&str]); 6] = [
-        ("utf8mb4", &["a", "b,c", "it's", "", "(x)", "back\\slash", "\"q\"", "ü☃", "?", "A B"]),
+        ("utf8mb4", &["a", "b,c", "it's", "", "(x)", "back\\slash", "\"q\"", "ü☃", "?", "A B", "🎉", "🎈"]),
         ("latin1", &["ä", "ö,ü", "€", "plain"]),
         ("utf16", &["ä", "漢", "plain"]),
         ("gbk", &["汉", "字,中", "plain"]),
@@ -293,7 +293,7 @@ fn members(add: &mut Add<'_>) {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let sets: [(&str, &[&str]); 5] = [
         ("utf8mb4", &many),
-        ("utf8mb4", &["x", "it's", "(y)", "back\\slash", "ü☃"]),
+        ("utf8mb4", &["x", "it's", "(y)", "back\\slash", "ü☃", "🎉", "🎈"]),
         ("latin1", &["ä", "ö", "plain"]),
         ("utf16", &["ä", "漢", "plain"]),
         ("gbk", &["汉", "字", "plain"]),
