@@ -16,18 +16,25 @@ use crate::options::{SinkOptions, SourceOptions};
 use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::vstream::decode::{self, FieldPlan};
-use crate::source::vstream::event::{EventKind, RowImage, encode, read_response};
+use crate::source::vstream::event::{EventKind, FieldColumn, FieldEvent, RowImage, encode, read_response};
 use crate::source::vstream::machine::{Machine, Plan, PlannedTable, nothing_copied};
-use crate::value::DateTime;
+use crate::value::{DateTime, ValueRef};
 use crate::wire::{Field, PackedVarints, Reader, zigzag};
-use crate::{ErrorKind, PositionFault};
+use crate::{ErrorKind, PositionFault, Result};
 
 /// What runs a target once.
 pub type Target = fn(&[u8]);
 
 /// Every entry point with the name of its target and corpus.
-pub const TARGETS: &[(&str, Target)] =
-    &[("events", events), ("gtid_set", gtid_set), ("position", position), ("row_images", row_images), ("uri", uri), ("wire", wire)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("events", events),
+    ("gtid_set", gtid_set),
+    ("position", position),
+    ("row_images", row_images),
+    ("uri", uri),
+    ("values", values),
+    ("wire", wire),
+];
 
 /// A URI, read as source and as destination: neither what is printed of the options nor of the error shows the password.
 pub fn uri(input: &[u8]) {
@@ -343,8 +350,8 @@ pub fn row_images(input: &[u8]) {
         "json",
     ];
     let [choice, collation, flags, message @ ..] = input else { return };
-    let field =
-        encode::field("ks", "0", "t", &[("id", 63, "varbinary(20)"), ("v", u64::from(*collation), TYPES[usize::from(choice % 16)])]);
+    let declared = TYPES[usize::from(choice % 16)];
+    let field = encode::field("ks", "0", "t", &[("id", 63, "varbinary(20)"), ("v", u64::from(*collation), declared)]);
     let response = encode::response(&[field]);
     let read = read_response(&response, |event| {
         let EventKind::Field(mut field) = event.kind else { return Ok(()) };
@@ -367,10 +374,82 @@ pub fn row_images(input: &[u8]) {
             let is_word = value.len() >= 4 && value.bytes().any(|byte| byte.is_ascii_digit());
             assert!(!is_word || !shown.contains(value), "the error shows the value: {shown}");
         }
+        if pushed.is_ok()
+            && let Some(once) = printed(batch.value(0, 1))
+        {
+            let again = decoded_again(declared, &once);
+            assert!(again.as_ref().is_ok_and(|again| again.as_ref() == Some(&once)), "{declared}: {once:?} decodes to {again:?}");
+        }
         Ok(())
     });
     if let Err(error) = read {
         assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported), "{error:?}");
+    }
+}
+
+/// A value in the form in which MySQL sends it; `None` for NULL.
+fn printed(value: ValueRef<'_>) -> Option<Vec<u8>> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Bytes(bytes) | ValueRef::Bit(bytes) => Some(bytes.to_vec()),
+        ValueRef::DateTime(at) | ValueRef::Timestamp(at) => Some(at.text(6).into_bytes()),
+        ValueRef::Time(time) => Some(time.text(6).into_bytes()),
+        value => Some(value.to_string().into_bytes()),
+    }
+}
+
+/// What the copy's decoder makes of a printed value, printed.
+fn decoded_again(declared: &str, text: &[u8]) -> Result<Option<Vec<u8>>> {
+    const UTF8MB4: u64 = 255;
+    let field = FieldColumn { name: "v".into(), charset: UTF8MB4, column_type: declared.into(), ..FieldColumn::default() };
+    let event = FieldEvent { table: "t".into(), fields: vec![field], enum_set_string_values: true, ..FieldEvent::default() };
+    let table = Table::new("t", vec![Column::new("v", ColumnType::parse(declared)?, true)]);
+    let plan = FieldPlan::new(&event, &table, None, None)?;
+    let message = encode::image(&[Some(text)]);
+    let mut image = RowImage::default();
+    let values = image.read(&message, 1)?;
+    let mut batch = Batch::new(Arc::new(table));
+    batch.push_row(|columns| plan.push(columns, &image, values, true, &mut String::new(), &mut Vec::new()))?;
+    Ok(printed(batch.value(0, 0)))
+}
+
+/// A value of MySQL's own protocol, as text: a byte that chooses the type, then the value.
+///
+/// What is decoded prints to a text that decodes to the same.
+pub fn values(input: &[u8]) {
+    const TYPES: [&str; 20] = [
+        "tinyint",
+        "bigint",
+        "bigint unsigned",
+        "int zerofill",
+        "decimal(10,2)",
+        "decimal(65,30)",
+        "decimal(5,0)",
+        "float",
+        "double",
+        "bit(12)",
+        "date",
+        "datetime(3)",
+        "timestamp(6)",
+        "time(6)",
+        "year",
+        "enum('a','it''s')",
+        "set('a','b','c')",
+        "varchar(20)",
+        "binary(4)",
+        "json",
+    ];
+    let [choice, text @ ..] = input else { return };
+    let Ok(declared) = ColumnType::parse(TYPES[usize::from(choice % 20)]) else { return };
+    let decode = |text: &[u8]| {
+        let table = Arc::new(Table::new("t", vec![Column::new("v", declared.clone(), true)]));
+        let mut batch = Batch::new(table);
+        let value = mysql::Value::Bytes(text.to_vec());
+        batch.push_row(|columns| crate::source::mysql::push(&mut columns[0], &declared, &value)).map(|()| printed(batch.value(0, 0)))
+    };
+    if let Ok(Some(once)) = decode(text) {
+        let again = decode(&once);
+        assert!(again.as_ref().is_ok_and(|again| again.as_ref() == Some(&once)), "{declared}: {once:?} decodes to {again:?}");
     }
 }
 

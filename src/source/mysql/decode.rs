@@ -15,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// `Decode`, without the value.
-pub(super) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value) -> Result<()> {
+pub(crate) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value) -> Result<()> {
     match (column_type, value) {
         (_, Value::NULL) => {
             column.push_null();
@@ -62,8 +62,8 @@ fn push_text(column: &mut ColumnData, column_type: &ColumnType, bytes: &[u8]) ->
         ColumnType::Decimal { scale, .. } => push_decimal(column, column_type, *scale, bytes),
         ColumnType::Int { bits: 64, unsigned: true } => column.push_uint(parsed(column_type, bytes)?),
         ColumnType::Int { .. } | ColumnType::Year | ColumnType::Boolean => column.push_int(parsed(column_type, bytes)?),
-        ColumnType::Float => column.push_float(narrowed(parsed(column_type, bytes)?)?),
-        ColumnType::Double => column.push_double(parsed(column_type, bytes)?),
+        ColumnType::Float => column.push_float(narrowed(finite(column_type, bytes)?)?),
+        ColumnType::Double => column.push_double(finite(column_type, bytes)?),
         ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. } => {
             column.push_datetime(DateTime::parse(bytes).ok_or_else(|| unreadable(column_type))?)
         }
@@ -90,6 +90,11 @@ fn push_decimal(column: &mut ColumnData, column_type: &ColumnType, scale: u8, by
 
 fn parsed<T: std::str::FromStr>(column_type: &ColumnType, bytes: &[u8]) -> Result<T> {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| unreadable(column_type))
+}
+
+/// A number as MySQL has them: neither infinite nor none.
+fn finite(column_type: &ColumnType, bytes: &[u8]) -> Result<f64> {
+    parsed(column_type, bytes).and_then(|number: f64| if number.is_finite() { Ok(number) } else { Err(unreadable(column_type)) })
 }
 
 /// The 32-bit number that stands in a 64-bit one.
@@ -178,6 +183,8 @@ mod tests {
             ("date", text("yesterday")),
             ("time", Value::Time(false, 35, 0, 0, 0, 0)),
             ("float", Value::Double(0.1)),
+            ("double", text("1e999")),
+            ("double", text("nan")),
             ("json", Value::Int(1)),
         ] {
             assert!(decoded(declared, value).is_err(), "{declared}");

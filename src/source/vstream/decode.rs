@@ -237,11 +237,13 @@ fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_
             column.push_text(scratch)
         }
         ColumnType::Float => {
-            let number = parse_number(value).ok_or_else(|| malformed("a number"))?;
+            let number = parse_number(value).filter(|number: &f32| number.is_finite()).ok_or_else(|| malformed("a 32-bit number"))?;
             is_exact = !from_copy || number == 0.0;
             column.push_float(number)
         }
-        ColumnType::Double => column.push_double(parse_number(value).ok_or_else(|| malformed("a number"))?),
+        ColumnType::Double => {
+            column.push_double(parse_number(value).filter(|number: &f64| number.is_finite()).ok_or_else(|| malformed("a number"))?)
+        }
         ColumnType::Bit { width } => {
             let size = usize::from(*width).div_ceil(8);
             // Leading zero bytes may be missing or too many.
