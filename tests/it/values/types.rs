@@ -337,11 +337,13 @@ fn json(add: &mut Add<'_>) {
         any::<f64>().prop_filter_map("finite", |number| number.is_finite().then(|| serde_json::Value::from(number))),
         prop::collection::vec(any::<char>(), 0..12).prop_map(|text| serde_json::Value::from(text.into_iter().collect::<String>())),
     ];
+    // No key is empty: where an object that ends a document has no other, as in `{"": null}`, the vttablet of v0.23.3 panics ("unable to decode
+    // object elements").
     let tree = leaf.prop_recursive(4, 24, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
             prop::collection::btree_map(
-                prop::collection::vec(any::<char>(), 0..8).prop_map(|key| key.into_iter().collect::<String>()),
+                prop::collection::vec(any::<char>(), 1..8).prop_map(|key| key.into_iter().collect::<String>()),
                 inner,
                 0..6
             )
