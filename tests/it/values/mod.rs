@@ -2,6 +2,7 @@
 //!
 //! `VALUES_ROWS` is how many values each type has (default 1000), `VALUES_SEED` what the random ones follow from (default 1).
 
+mod charsets;
 mod types;
 
 use std::collections::BTreeSet;
