@@ -96,7 +96,10 @@ fn measure(uri: &str, what: &str, table: &str, rows: u64) -> Outcome<Measured> {
         }
     }
     let measured = Measured { seconds: begun.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds()? - cpu, peak_mib: peak_mib()? };
-    connect(uri)?.query_drop(format!("DELETE FROM {table} WHERE id > {rows}"))?;
+    let mut conn = connect(uri)?;
+    for from in (0..rows).step_by(PART as usize) {
+        conn.query_drop(format!("DELETE FROM {table} WHERE id BETWEEN {} AND {}", rows + from + 1, rows + from + PART))?;
+    }
     if count == rows { Ok(measured) } else { Err(format!("{what} of {table} saw {count} of {rows} rows").into()) }
 }
 

@@ -394,6 +394,8 @@ fn printed(value: ValueRef<'_>) -> Option<Vec<u8>> {
         ValueRef::Bytes(bytes) | ValueRef::Bit(bytes) => Some(bytes.to_vec()),
         ValueRef::DateTime(at) | ValueRef::Timestamp(at) => Some(at.text(6).into_bytes()),
         ValueRef::Time(time) => Some(time.text(6).into_bytes()),
+        // With all its digits: vtgate is asked for a FLOAT as the DOUBLE that it is.
+        ValueRef::Float(number) => Some(f64::from(number).to_string().into_bytes()),
         value => Some(value.to_string().into_bytes()),
     }
 }

@@ -31,8 +31,8 @@ const KEYS_PER_STATEMENT: usize = 500;
 /// Puts the exact values into the rows.
 ///
 /// # Errors
-/// `Cancelled`, or what keeps the connection from being made. Where the table at the source does not have the columns any more, the values
-/// stay as they are.
+/// `Cancelled`, or what keeps the connection from being made; `Unsupported` for a document that came damaged and cannot be asked for. Other values that
+/// cannot be asked for, since their key cannot be written in SQL or the table at the source has other columns by now, stay as they came.
 pub(super) fn complete(source: &Source, cancel: &Cancel, changes: &mut TableChanges) -> Result<()> {
     let inexact = changes.take_inexact();
     if inexact.is_empty() {
@@ -41,55 +41,95 @@ pub(super) fn complete(source: &Source, cancel: &Cancel, changes: &mut TableChan
     let table = Arc::clone(changes.table());
     let at_table = |error: Error| error.with_table(table.name());
     let columns: BTreeSet<usize> = inexact.iter().map(|&(_, column)| column).collect();
-    // The key columns first, so that their indexes are known.
-    let asked: Vec<usize> = table.primary_key().iter().copied().chain(columns.iter().copied()).collect();
-    let wanted = Arc::new(table.with_columns_at(&asked));
-    let mut rows_of: HashMap<String, Vec<usize>> = HashMap::new();
-    let mut keys = Vec::new();
-    for row in inexact.iter().map(|&(row, _)| row).collect::<BTreeSet<_>>() {
-        let Some(key) = key_text(changes.rows(), row, table.primary_key()) else {
-            log::warn!("`{}`: rows with such a key cannot be asked for", table.name());
-            break;
-        };
-        let rows = rows_of.entry(key.clone()).or_default();
-        if rows.is_empty() {
-            keys.push(key);
-        }
-        rows.push(row);
-    }
-    let in_doubt: BTreeSet<(usize, usize)> = inexact.iter().copied().collect();
+    let question = Question::new(&table, changes.rows(), &inexact, &columns);
     let mut found: BTreeMap<usize, Exact> =
         columns.iter().map(|&column| (column, Exact::new(table.columns()[column].column_type()))).collect();
-    let key_columns: Vec<usize> = (0..table.primary_key().len()).collect();
-    for keys in keys.chunks(KEYS_PER_STATEMENT) {
-        let condition = condition(&wanted, keys);
-        let answer = source.with_connection(cancel, |connection| read_some(connection, &wanted, &condition));
-        let answer = match answer {
+    let mut unanswered = question.unaskable;
+    for keys in question.keys.chunks(KEYS_PER_STATEMENT) {
+        let condition = condition(&question.wanted, keys);
+        let answer = match source.with_connection(cancel, |connection| read_some(connection, &question.wanted, &condition)) {
             Ok(answer) => answer,
             Err(error) if matches!(error.kind(), ErrorKind::Source | ErrorKind::Schema) => {
                 log::warn!("`{}`: values that the stream does not carry exactly cannot be asked for: {error:#}", table.name());
+                unanswered = true;
                 break;
             }
             Err(error) => return Err(at_table(error)),
         };
-        for (row, column, at) in matches(changes.rows(), &answer, &key_columns, &rows_of, &asked, &in_doubt) {
-            if let Some(exact) = found.get_mut(&column) {
-                exact.take(row, answer.columns().get(at.1), at.0)?;
-            }
-        }
+        question.take_from(&answer, changes.rows(), &mut found)?;
     }
     for (column, mut exact) in found {
-        if matches!(table.columns()[column].column_type(), ColumnType::Json) {
-            let broken = inexact
-                .iter()
-                .filter(|&&(row, of)| of == column && !exact.rows.contains_key(&row) && is_broken(changes.rows().value(row, column)));
-            for &(row, _) in broken.collect::<Vec<_>>() {
-                exact.take_text(row, "null")?;
+        for &(row, _) in inexact.iter().filter(|&&(_, of)| of == column) {
+            if exact.rows.contains_key(&row) || !is_broken(changes.rows().value(row, column)) {
+                continue;
             }
+            if unanswered {
+                let message = "the server sent a JSON document that is damaged, and it cannot be asked for by its key";
+                return Err(at_table(Error::new(ErrorKind::Unsupported, message)).with_column(table.columns()[column].name()));
+            }
+            // The row is gone by now, and the change that says so is yet to come.
+            exact.take_text(row, "null")?;
         }
         changes.replace(column, &exact.values, &exact.rows)?;
     }
     Ok(())
+}
+
+/// What is asked, and for which rows.
+struct Question<'a> {
+    /// The key's columns, then those in doubt.
+    wanted: Arc<Table>,
+    /// Each column of `wanted` as a column of the changed table.
+    columns: Vec<usize>,
+    in_doubt: &'a [(usize, usize)],
+    keys: Vec<String>,
+    rows_of: HashMap<String, Vec<usize>>,
+    unaskable: bool,
+}
+
+impl<'a> Question<'a> {
+    fn new(table: &Table, rows: &Batch, in_doubt: &'a [(usize, usize)], columns: &BTreeSet<usize>) -> Self {
+        let key = table.primary_key();
+        let columns: Vec<usize> = key.iter().chain(columns).copied().collect();
+        let wanted = Arc::new(table.with_columns_at(&columns));
+        let mut question = Self { wanted, columns, in_doubt, keys: Vec::new(), rows_of: HashMap::new(), unaskable: false };
+        let mut last = None;
+        for &(row, _) in in_doubt {
+            if last.replace(row) == Some(row) {
+                continue;
+            }
+            let Some(text) = key_text(rows, row, key) else {
+                question.unaskable = true;
+                continue;
+            };
+            let rows = question.rows_of.entry(text.clone()).or_default();
+            if rows.is_empty() {
+                question.keys.push(text);
+            }
+            rows.push(row);
+        }
+        question
+    }
+
+    /// Takes those values of an answer that come as what came.
+    fn take_from(&self, answer: &Batch, changed: &Batch, found: &mut BTreeMap<usize, Exact>) -> Result<()> {
+        let key: Vec<usize> = (0..self.wanted.primary_key().len()).collect();
+        for at in 0..answer.len() {
+            let rows = key_text(answer, at, &key).and_then(|text| self.rows_of.get(&text));
+            for &row in rows.into_iter().flatten() {
+                for (index, &column) in self.columns.iter().enumerate().skip(key.len()) {
+                    let column_type = changed.table().columns()[column].column_type();
+                    if self.in_doubt.binary_search(&(row, column)).is_ok()
+                        && comes_as(column_type, answer.value(at, index), changed.value(row, column))
+                        && let Some(exact) = found.get_mut(&column)
+                    {
+                        exact.take(row, &answer.columns()[index], at)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Exact values of one column, and which rows they are for.
@@ -103,8 +143,7 @@ impl Exact {
         Self { values: ColumnData::new(column_type), rows: BTreeMap::new() }
     }
 
-    fn take(&mut self, row: usize, from: Option<&ColumnData>, at: usize) -> Result<()> {
-        let Some(from) = from else { return Ok(()) };
+    fn take(&mut self, row: usize, from: &ColumnData, at: usize) -> Result<()> {
         self.rows.insert(row, self.values.len());
         self.values.push_from(from, at)
     }
@@ -113,29 +152,6 @@ impl Exact {
         self.rows.insert(row, self.values.len());
         self.values.push_text(text)
     }
-}
-
-/// The values to take: the row and column they are for, and the row and column of the answer.
-fn matches<'a>(
-    changed: &'a Batch,
-    answer: &'a Batch,
-    key_columns: &'a [usize],
-    rows_of: &'a HashMap<String, Vec<usize>>,
-    asked: &'a [usize],
-    in_doubt: &'a BTreeSet<(usize, usize)>,
-) -> impl Iterator<Item = (usize, usize, (usize, usize))> + 'a {
-    (0..answer.len()).flat_map(move |at| {
-        let rows = key_text(answer, at, key_columns).and_then(|key| rows_of.get(&key)).map_or(&[][..], Vec::as_slice);
-        rows.iter().flat_map(move |&row| {
-            let values = asked.iter().enumerate().skip(key_columns.len());
-            values.filter_map(move |(index, &column)| {
-                let column_type = changed.table().columns()[column].column_type();
-                let comes_as =
-                    in_doubt.contains(&(row, column)) && comes_as(column_type, answer.value(at, index), changed.value(row, column));
-                comes_as.then_some((row, column, (at, index)))
-            })
-        })
-    })
 }
 
 /// Whether the value `present` comes as `streamed`.
