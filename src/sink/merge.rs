@@ -504,11 +504,11 @@ impl Merge<'_> {
         let absent = changes.absent(row);
         let is_key = |index: &usize| shape.primary_key().contains(index);
         let present = (0..shape.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
-        let set: Vec<String> = present.map(|index| format!("{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
-        let into = qualified(&name);
+        let (into, from) = (qualified(&name), qualified(&part));
+        let set: Vec<String> = present.map(|index| format!("{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
         let same: Vec<String> =
-            shape.primary_key().iter().map(|&index| format!("{into}.{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
-        let (from, same) = (format!("{} AS part", qualified(&part)), same.join(" AND "));
+            shape.primary_key().iter().map(|&index| format!("{into}.{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
+        let same = same.join(" AND ");
         let deleted = quoted(DELETED_COLUMN);
         let revived = match target.content.deleted {
             0 => 0,
@@ -702,7 +702,8 @@ impl Step<'_> {
 fn remake(destination: &mut dyn Destination, name: &TableName, found: &[StoredColumn], steps: &[Step<'_>]) -> Result<()> {
     let new = name.sibling(format!("_ingest_altered_{}", name.name()));
     let columns: Vec<String> = found.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
-    destination.execute(&format!("CREATE TABLE {} ({})", qualified(&new), columns.join(", ")))?;
+    let suffix = destination.table_suffix();
+    destination.execute(&format!("CREATE TABLE {} ({}){suffix}", qualified(&new), columns.join(", ")))?;
     // Without rows it is altered like one with them.
     steps.iter().try_for_each(|step| step.take(destination, &new))?;
     let mut names: Vec<String> = found.iter().map(|column| quoted(&column.name)).collect();
@@ -764,9 +765,10 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
     target.content.remove(gone, gone_again);
     if is_marking {
         let set: Vec<String> =
-            [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = marks.{0}", quoted(column))).collect();
-        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = marks.{column}")).collect();
-        let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
+            [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = {from}.{0}", quoted(column))).collect();
+        // Without aliases: a table of the source may be called whatever they were.
+        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = {from}.{column}")).collect();
+        let sql = format!("UPDATE {into} SET {} FROM {from} WHERE {} AND {from}.{is_mark}", set.join(", "), same.join(" AND "));
         let marked = destination.execute_over(rows, &sql)?;
         target.content.mark(marked, marked_again);
     }
@@ -797,7 +799,10 @@ fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &T
     let columns: Vec<String> =
         table.columns().iter().map(|column| format!("{} {}", quoted(column.name()), destination.declared(column.column_type()))).collect();
     destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
-    destination.execute(&format!("CREATE TEMP TABLE {} ({})", qualified(name), columns.join(", "))).map(drop)
+    // Of the same kind as the tables that the values are compared with and go to. In an SQLite table that is not STRICT, numbers from 2^63 on, which
+    // are text, would become floating-point ones, and keys that differ in their last digits one key.
+    let suffix = destination.table_suffix();
+    destination.execute(&format!("CREATE TEMP TABLE {} ({}){suffix}", qualified(name), columns.join(", "))).map(drop)
 }
 
 fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {

@@ -4,6 +4,7 @@ mod changes;
 pub mod crash;
 mod ddl;
 pub mod fixture;
+mod keys;
 pub mod positions;
 mod refused;
 mod values;
