@@ -177,7 +177,10 @@ impl FieldPlan {
             None => Ok(()),
             Some(&field) => {
                 let name = &self.fields[field].name;
-                Err(Error::protocol(format!("a row image does not carry the key column `{name}`")).with_column(name))
+                let message = format!(
+                    "the key column `{name}` of a row is NULL, or its image lacks it: a column that identifies rows needs a value in each"
+                );
+                Err(Error::decode(message).with_column(name))
             }
         }
     }

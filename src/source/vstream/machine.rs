@@ -305,10 +305,30 @@ impl Machine {
     }
 
     /// Takes in one event.
+    ///
+    /// # Errors
+    /// With the table and the column that they concern, the shard, and the GTID set up to which everything of it is committed.
     pub(crate) fn on_event(&mut self, event: &Event<'_>) -> Result<()> {
         if self.finished {
             return Ok(());
         }
+        self.take_in(event).map_err(|error| self.placed(error, event.shard))
+    }
+
+    /// Says of an error where it came about. The position is that without last PKs, which are values of rows.
+    #[cold]
+    fn placed(&self, error: Error, shard: &str) -> Error {
+        if shard.is_empty() {
+            return error;
+        }
+        let error = error.with_shard(shard);
+        match self.position.get(&self.plan.keyspace, shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
+            Some(gtid) => error.with_position(gtid),
+            None => error,
+        }
+    }
+
+    fn take_in(&mut self, event: &Event<'_>) -> Result<()> {
         if !event.keyspace.is_empty() && event.keyspace != self.plan.keyspace {
             return Err(self.violation(event, "it is of another keyspace"));
         }
@@ -441,7 +461,8 @@ impl Machine {
                 Ok(())
             }
             Err(error) => {
-                self.end_table(index, error.with_shard(shard));
+                let error = self.placed(error, shard);
+                self.end_table(index, error);
                 Ok(())
             }
         }
@@ -813,6 +834,10 @@ impl Machine {
                         "`{name}` was {how} at the source by `{shown}`: what was captured before is kept, and full_refresh takes what is there now"
                     );
                     let error = Error::new(ErrorKind::SchemaChange, message).with_table(&name).with_shard(event.shard);
+                    let error = match before.get(&self.plan.keyspace, event.shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
+                        Some(gtid) => error.with_position(gtid),
+                        None => error,
+                    };
                     if self.is_copy() {
                         return Err(error);
                     }
