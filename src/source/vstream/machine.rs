@@ -966,6 +966,9 @@ pub(crate) fn nothing_copied(keyspace: &str, shards: &[String]) -> Vgtid {
 /// Why a table is copied anew whose rows had the wrong columns.
 const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
 
+/// Why a table is copied anew in which values may look otherwise now.
+const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
+
 enum Effect {
     Truncate,
     /// With the reason.
@@ -1055,6 +1058,24 @@ impl TableState {
         }
         if !trusted {
             return Some(Effect::Recopy(MISLABELLED));
+        }
+        // Rows that do not change get other digits or bytes by the statement, which nobody sends; and in a key they would not be found any more. What the
+        // column was before is not known where the run began after the statement.
+        let is_rewritten = |alteration: &Alteration| match alteration {
+            Alteration::Modify { column, .. } => self.table.column(column).is_some_and(|column| {
+                matches!(
+                    column.column_type(),
+                    ColumnType::Decimal { .. }
+                        | ColumnType::DateTime { .. }
+                        | ColumnType::Timestamp { .. }
+                        | ColumnType::Time { .. }
+                        | ColumnType::Binary { fixed: Some(_) }
+                )
+            }),
+            _ => false,
+        };
+        if alterations.iter().any(is_rewritten) {
+            return Some(Effect::Recopy(DECLARED_ANEW));
         }
         // The value of older rows went to all of them when the first shard showed the column; those that came later from this shard lack it.
         let is_stale = |alteration: &Alteration| match alteration {
