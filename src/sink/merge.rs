@@ -19,7 +19,7 @@ use std::time::Instant;
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
-use super::{Destination, Nulled, Sink, StoredColumn, begin, checkpoint, literal, qualified, quoted, staging_name};
+use super::{Destination, Nulled, Sink, StoredColumn, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name};
 use crate::batch::Batch;
 use crate::change::{
     Change, ChangeBatch, Checkpoint, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
@@ -172,8 +172,10 @@ impl Merge<'_> {
     ///
     /// # Errors
     /// `Conflict` if the stored table lacks a column or has one of another type, or if another run has written to it since its position was
-    /// read; `Schema` if the table has no primary key or a column of ours.
+    /// read; `Schema` if the table has no primary key or a column of ours; `Unsupported` for a name that the destination, or a run in it, keeps for
+    /// itself.
     pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
+        check_name(self.destination, name)?;
         if table.primary_key().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
         }
@@ -330,7 +332,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let fences = checkpoint::fences(self.destination, self.targets.values().map(Target::current))?;
-        match self.targets.values().find(|target| fences.get(&target.current().to_string()) != target.fence.as_ref()) {
+        match self.targets.values().find(|target| fences.get(&checkpoint::recorded_name(target.current())) != target.fence.as_ref()) {
             None => Ok(()),
             Some(target) => Err(interfered(&target.name)),
         }
@@ -340,14 +342,11 @@ impl Merge<'_> {
         let source = change.table().name();
         match change {
             Change::Rows(changes) => self.rows(changes),
-            Change::Truncated { lsn, at, .. } => {
-                let condition = format!("{} IS NOT TRUE", quoted(DELETED_COLUMN));
-                self.delete_where(source, "TRUE", &condition, lsn, *at)
-            }
+            Change::Truncated { lsn, at, .. } => self.delete_where(source, "1 = 1", &format!("NOT {}", is_deleted()), lsn, *at),
             Change::Swept { before, lsn, at, .. } => {
                 let column = quoted(LSN_COLUMN);
                 let old = format!("({column} IS NULL OR {column} < {})", literal(before));
-                let condition = format!("{old} AND {} IS NOT TRUE", quoted(DELETED_COLUMN));
+                let condition = format!("{old} AND NOT {}", is_deleted());
                 self.delete_where(source, &old, &condition, lsn, *at)
             }
             Change::Columns { .. } => {
@@ -365,7 +364,7 @@ impl Merge<'_> {
         let sql = match self.deletes {
             Deletes::Hard => format!("DELETE FROM {name} WHERE {hard}"),
             Deletes::Soft => format!(
-                "UPDATE {name} SET {} = {}, {} = TRUE, {} = {} WHERE {soft}",
+                "UPDATE {name} SET {} = {}, {} = (1 = 1), {} = {} WHERE {soft}",
                 quoted(LSN_COLUMN),
                 literal(lsn),
                 quoted(DELETED_COLUMN),
@@ -544,12 +543,13 @@ impl Merge<'_> {
             return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
         }
         let fences: BTreeMap<String, Option<Fence>> =
-            self.targets.values().map(|target| (target.current().to_string(), target.fence.clone())).collect();
+            self.targets.values().map(|target| (checkpoint::recorded_name(target.current()), target.fence.clone())).collect();
         in_transaction(self.destination, |destination| {
             let found = checkpoint::fences(destination, finished.iter().map(|(building, _)| building))?;
             for (building, name) in &finished {
-                let own = fences.get(&building.to_string()).and_then(Option::as_ref);
-                if found.get(&building.to_string()) != own {
+                let building_name = checkpoint::recorded_name(building);
+                let own = fences.get(&building_name).and_then(Option::as_ref);
+                if found.get(&building_name) != own {
                     return Err(interfered(building));
                 }
                 destination.drop_if_exists(name)?;
@@ -607,7 +607,7 @@ fn adopt(
     found: &[StoredColumn],
     known: Option<Known>,
 ) -> Result<Target> {
-    let fence = checkpoint::fences(destination, [name].into_iter())?.remove(&name.to_string());
+    let fence = checkpoint::fences(destination, [name].into_iter())?.remove(&checkpoint::recorded_name(name));
     let known = match known {
         Some(known) if known.fence != fence => return Err(interfered(name)),
         Some(known) => known,

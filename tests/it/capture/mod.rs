@@ -5,6 +5,7 @@ pub mod crash;
 mod ddl;
 pub mod fixture;
 mod keys;
+mod names;
 pub mod positions;
 mod refused;
 mod values;
