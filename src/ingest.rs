@@ -4,6 +4,7 @@ mod batch;
 #[cfg(feature = "vstream")]
 mod capture;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,6 +99,9 @@ impl IngestOptions {
     }
 
     /// The columns that identify a row, in place of the source's primary key.
+    ///
+    /// At the source they have to be unique together and never NULL, though nothing there may see to it: with change capture, of rows with the same
+    /// values in them the one that changed last is kept, and NULL is an error.
     #[must_use]
     pub fn with_primary_key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
         self.primary_key = columns.into_iter().map(Into::into).collect();
@@ -274,4 +278,27 @@ fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
         .into_iter()
         .map(|table| if options.primary_key().is_empty() { Ok(table) } else { table.with_primary_key(options.primary_key()) }.map(Arc::new))
         .collect()
+}
+
+/// Where the rows of each table go.
+///
+/// # Errors
+/// `Config` if several tables are to become one that was named, and `Conflict` if the names of two are the same for a destination.
+fn destinations_of(tables: &[Arc<Table>], options: &IngestOptions, default_schema: Option<&str>) -> Result<Vec<TableName>> {
+    let mut targets = Vec::with_capacity(tables.len());
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for table in tables {
+        let target = options.destination_of(table.name(), tables.len(), default_schema)?;
+        // All are in one schema. DuckDB and SQLite do not regard the case of letters, of which MySQL may have two tables.
+        if let Some(other) = taken.insert(target.name().to_lowercase(), table.name()) {
+            let message = format!(
+                "tables `{other}` and `{}` would both become `{target}`, as the destination does not regard the case of names: move them one \
+                 at a time, with a destination table for each",
+                table.name()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message).with_table(table.name()));
+        }
+        targets.push(target);
+    }
+    Ok(targets)
 }

@@ -188,15 +188,24 @@ impl LastPk {
         self.last_pk.as_deref()
     }
 
-    /// Whether the server sent the fields with it. Older servers did not, and newer ones refuse such a last PK: nothing goes on from it.
-    pub(crate) fn has_fields(&self) -> bool {
+    /// The names of the columns that it has values of. None if the server did not send the fields with it: older servers did not, and newer ones refuse
+    /// such a last PK, so nothing goes on from it.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        let mut names = Vec::new();
         let mut reader = Reader::new(self.last_pk.as_deref().unwrap_or_default());
         while let Ok(Some((number, field))) = reader.next() {
-            if number == 1 && matches!(field, Field::Bytes(_)) {
-                return true;
+            if let (1, Field::Bytes(column)) = (number, field) {
+                let mut name = String::new();
+                let mut reader = Reader::new(column);
+                while let Ok(Some((number, field))) = reader.next() {
+                    if let (1, Field::Bytes(bytes)) = (number, field) {
+                        name = String::from_utf8_lossy(bytes).into_owned();
+                    }
+                }
+                names.push(name);
             }
         }
-        false
+        names
     }
 
     fn decode(message: &[u8]) -> Result<Self> {

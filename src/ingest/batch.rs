@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{IngestOptions, Progress, Strategy, chosen};
+use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
@@ -15,10 +15,7 @@ use crate::{Error, ErrorKind, Result};
 pub(super) fn copy_tables(source: &Source, sink: &mut Sink, options: &IngestOptions, begun: Instant) -> Result<Report> {
     check(options)?;
     let tables = chosen(source, options)?;
-    let mut targets = Vec::with_capacity(tables.len());
-    for table in &tables {
-        targets.push(options.destination_of(table.name(), tables.len(), None)?);
-    }
+    let targets = destinations_of(&tables, options, None)?;
     let mut report = Report::default();
     for (index, (table, target)) in tables.iter().zip(&targets).enumerate() {
         let table_begun = Instant::now();

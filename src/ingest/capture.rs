@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use super::{IngestOptions, Progress, Strategy, chosen};
+use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::cancel::Cancel;
 use crate::change::{Change, ChangeBatch, Op};
 use crate::options::{CaptureMode, CaptureOptions};
@@ -13,7 +13,7 @@ use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Deletes, Merge, Sink};
 use crate::source::Source;
-use crate::source::vstream::run::{CaptureRequest, Changes, require_vitess};
+use crate::source::vstream::run::{CaptureRequest, Changes, check_table, require_vitess};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of batches that wait between the thread that reads and the one that writes.
@@ -53,7 +53,7 @@ struct Tally {
 pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions, begun: Instant) -> Result<Report> {
     check(options)?;
     require_vitess(source)?;
-    let mut accounts = accounts(source, options)?;
+    let mut accounts = accounts(source, sink, options)?;
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
     // Nothing is written before every position has been judged.
     let mut request = CaptureRequest::new();
@@ -133,25 +133,18 @@ fn check(options: &IngestOptions) -> Result<()> {
     }
 }
 
-/// The tables to capture. One without a key fails by itself, unless it is all there is.
-fn accounts(source: &Source, options: &IngestOptions) -> Result<Vec<Account>> {
+/// The tables to capture. One that cannot be captured fails by itself, unless it is all there is.
+fn accounts(source: &Source, sink: &Sink, options: &IngestOptions) -> Result<Vec<Account>> {
     let tables = chosen(source, options)?;
-    let count = tables.len();
     let schema = source.options().capture().and_then(|capture| capture.dest_schema());
-    let mut accounts = Vec::with_capacity(count);
+    let targets = destinations_of(&tables, options, schema)?;
+    let mut accounts = Vec::with_capacity(tables.len());
     let mut first_error = None;
-    for table in tables {
+    for (table, target) in tables.into_iter().zip(targets) {
         let table = Table::clone(&table);
-        let target = options.destination_of(table.name(), count, schema)?;
-        if let Some(other) = accounts.iter().find(|other: &&Account| same_name(&other.target, &target)) {
-            let message = format!("tables `{}` and `{}` would both become `{target}`", other.table.name(), table.name());
-            return Err(Error::new(ErrorKind::Conflict, message).with_table(&target));
-        }
         let mut report = TableReport::new(table.name(), target.to_string());
-        if table.primary_key().is_empty() {
-            let message = format!("table `{}` has no primary key: name the columns that identify a row (--primary-key)", table.name());
-            let error = Error::new(ErrorKind::Schema, message).with_table(table.name());
-            report.state = TableState::Failed { error: error.to_string() };
+        if let Err(error) = check_table(&table).and_then(|()| sink.check_name(&target)) {
+            report.state = TableState::Failed { error: format!("{error:#}") };
             first_error.get_or_insert(error);
         }
         accounts.push(Account { table, target, report, is_copied_anew: false, held: Tally::default() });
@@ -160,11 +153,6 @@ fn accounts(source: &Source, options: &IngestOptions) -> Result<Vec<Account>> {
         Some(error) if accounts.iter().all(Account::is_failed) => Err(error),
         _ => Ok(accounts),
     }
-}
-
-/// Names of tables do not regard case in DuckDB and SQLite.
-fn same_name(one: &TableName, other: &TableName) -> bool {
-    one.to_string().to_lowercase() == other.to_string().to_lowercase()
 }
 
 impl Account {

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Destination, StoredColumn, literal, qualified, quoted};
+use super::{Destination, StoredColumn, is_deleted, literal, qualified, quoted};
 use crate::change::{Checkpoint, CopyPhase, DELETED_COLUMN, LSN_COLUMN};
 use crate::position::{Lsn, ShardGtid, Vgtid};
 use crate::schema::{ColumnType, TableName};
@@ -217,7 +217,7 @@ struct Scan {
 fn scan(destination: &mut dyn Destination, name: &TableName, stored: &[StoredColumn]) -> Result<Scan> {
     let lsn = quoted(LSN_COLUMN);
     // An older tool's table may lack the column.
-    let deleted = if has(stored, DELETED_COLUMN) { format!("{} IS TRUE", quoted(DELETED_COLUMN)) } else { "1 = 0".to_owned() };
+    let deleted = if has(stored, DELETED_COLUMN) { is_deleted() } else { "1 = 0".to_owned() };
     let sql = format!(
         "SELECT count(*), count(CASE WHEN {deleted} THEN 1 END), max({lsn}), max(CASE WHEN {lsn} NOT LIKE '%:-' THEN {lsn} END), \
          max(CASE WHEN NOT ({deleted}) THEN {lsn} END) FROM {}",
@@ -356,12 +356,19 @@ fn recorded(destination: &mut dyn Destination, name: &TableName) -> Result<Optio
 }
 
 fn is_of(name: &TableName) -> String {
-    format!("dest_table = {}", literal(&name.to_string()))
+    format!("dest_table = {}", literal(&recorded_name(name)))
+}
+
+/// What the table of checkpoints calls a table: `table` or `schema.table`, and with a dot within a name as SQL would have it, since a table `a.b` is not
+/// the table `b` in a schema `a`.
+pub(super) fn recorded_name(name: &TableName) -> String {
+    let is_plain = |part: &str| !part.contains(['.', '"']);
+    if is_plain(name.name()) && name.schema().is_none_or(is_plain) { name.to_string() } else { qualified(name) }
 }
 
 /// What the rows of these tables say of who wrote them; tables without one are left out.
 pub(super) fn fences<'a>(destination: &mut dyn Destination, names: impl Iterator<Item = &'a TableName>) -> Result<BTreeMap<String, Fence>> {
-    let names: Vec<String> = names.map(|name| literal(&name.to_string())).collect();
+    let names: Vec<String> = names.map(|name| literal(&recorded_name(name))).collect();
     let sql = format!(
         "SELECT dest_table, position, written_by FROM {} WHERE dest_table IN ({})",
         qualified(&checkpoint_table()),
@@ -420,7 +427,7 @@ pub(super) fn write(
     let set: Vec<String> = values.iter().map(|(column, value)| format!("{column} = {value}")).collect();
     let table = qualified(&checkpoint_table());
     if destination.execute(&format!("UPDATE {table} SET {} WHERE {}", set.join(", "), is_of(name)))? == 0 {
-        values.push(("dest_table", literal(&name.to_string())));
+        values.push(("dest_table", literal(&recorded_name(name))));
         values.push(("stored_columns", literal(&print_columns(columns))));
         let (columns, values): (Vec<&str>, Vec<String>) = values.into_iter().unzip();
         destination.execute(&format!("INSERT INTO {table} ({}) VALUES ({})", columns.join(", "), values.join(", ")))?;
@@ -444,7 +451,7 @@ pub(super) fn remove(destination: &mut dyn Destination, name: &TableName) -> Res
 /// Gives a table's checkpoint to another name, in the open transaction.
 pub(super) fn rename(destination: &mut dyn Destination, from: &TableName, to: &TableName) -> Result<()> {
     remove(destination, to)?;
-    let sql = format!("UPDATE {} SET dest_table = {} WHERE {}", qualified(&checkpoint_table()), literal(&to.to_string()), is_of(from));
+    let sql = format!("UPDATE {} SET dest_table = {} WHERE {}", qualified(&checkpoint_table()), literal(&recorded_name(to)), is_of(from));
     destination.execute(&sql).map(drop)
 }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
-use super::{Destination, Nulled, Sink, StoredColumn, begin, checkpoint, literal, qualified, quoted, staging_name};
+use super::{Destination, Nulled, Sink, StoredColumn, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name};
 use crate::batch::Batch;
 use crate::change::{
     Change, ChangeBatch, Checkpoint, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
@@ -172,8 +172,10 @@ impl Merge<'_> {
     ///
     /// # Errors
     /// `Conflict` if the stored table lacks a column or has one of another type, or if another run has written to it since its position was
-    /// read; `Schema` if the table has no primary key or a column of ours.
+    /// read; `Schema` if the table has no primary key or a column of ours; `Unsupported` for a name that the destination, or a run in it, keeps for
+    /// itself.
     pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
+        check_name(self.destination, name)?;
         if table.primary_key().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
         }
@@ -330,7 +332,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let fences = checkpoint::fences(self.destination, self.targets.values().map(Target::current))?;
-        match self.targets.values().find(|target| fences.get(&target.current().to_string()) != target.fence.as_ref()) {
+        match self.targets.values().find(|target| fences.get(&checkpoint::recorded_name(target.current())) != target.fence.as_ref()) {
             None => Ok(()),
             Some(target) => Err(interfered(&target.name)),
         }
@@ -340,14 +342,11 @@ impl Merge<'_> {
         let source = change.table().name();
         match change {
             Change::Rows(changes) => self.rows(changes),
-            Change::Truncated { lsn, at, .. } => {
-                let condition = format!("{} IS NOT TRUE", quoted(DELETED_COLUMN));
-                self.delete_where(source, "TRUE", &condition, lsn, *at)
-            }
+            Change::Truncated { lsn, at, .. } => self.delete_where(source, "1 = 1", &format!("NOT {}", is_deleted()), lsn, *at),
             Change::Swept { before, lsn, at, .. } => {
                 let column = quoted(LSN_COLUMN);
                 let old = format!("({column} IS NULL OR {column} < {})", literal(before));
-                let condition = format!("{old} AND {} IS NOT TRUE", quoted(DELETED_COLUMN));
+                let condition = format!("{old} AND NOT {}", is_deleted());
                 self.delete_where(source, &old, &condition, lsn, *at)
             }
             Change::Columns { .. } => {
@@ -365,7 +364,7 @@ impl Merge<'_> {
         let sql = match self.deletes {
             Deletes::Hard => format!("DELETE FROM {name} WHERE {hard}"),
             Deletes::Soft => format!(
-                "UPDATE {name} SET {} = {}, {} = TRUE, {} = {} WHERE {soft}",
+                "UPDATE {name} SET {} = {}, {} = (1 = 1), {} = {} WHERE {soft}",
                 quoted(LSN_COLUMN),
                 literal(lsn),
                 quoted(DELETED_COLUMN),
@@ -504,11 +503,11 @@ impl Merge<'_> {
         let absent = changes.absent(row);
         let is_key = |index: &usize| shape.primary_key().contains(index);
         let present = (0..shape.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
-        let set: Vec<String> = present.map(|index| format!("{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
-        let into = qualified(&name);
+        let (into, from) = (qualified(&name), qualified(&part));
+        let set: Vec<String> = present.map(|index| format!("{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
         let same: Vec<String> =
-            shape.primary_key().iter().map(|&index| format!("{into}.{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
-        let (from, same) = (format!("{} AS part", qualified(&part)), same.join(" AND "));
+            shape.primary_key().iter().map(|&index| format!("{into}.{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
+        let same = same.join(" AND ");
         let deleted = quoted(DELETED_COLUMN);
         let revived = match target.content.deleted {
             0 => 0,
@@ -544,12 +543,13 @@ impl Merge<'_> {
             return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
         }
         let fences: BTreeMap<String, Option<Fence>> =
-            self.targets.values().map(|target| (target.current().to_string(), target.fence.clone())).collect();
+            self.targets.values().map(|target| (checkpoint::recorded_name(target.current()), target.fence.clone())).collect();
         in_transaction(self.destination, |destination| {
             let found = checkpoint::fences(destination, finished.iter().map(|(building, _)| building))?;
             for (building, name) in &finished {
-                let own = fences.get(&building.to_string()).and_then(Option::as_ref);
-                if found.get(&building.to_string()) != own {
+                let building_name = checkpoint::recorded_name(building);
+                let own = fences.get(&building_name).and_then(Option::as_ref);
+                if found.get(&building_name) != own {
                     return Err(interfered(building));
                 }
                 destination.drop_if_exists(name)?;
@@ -607,7 +607,7 @@ fn adopt(
     found: &[StoredColumn],
     known: Option<Known>,
 ) -> Result<Target> {
-    let fence = checkpoint::fences(destination, [name].into_iter())?.remove(&name.to_string());
+    let fence = checkpoint::fences(destination, [name].into_iter())?.remove(&checkpoint::recorded_name(name));
     let known = match known {
         Some(known) if known.fence != fence => return Err(interfered(name)),
         Some(known) => known,
@@ -702,7 +702,8 @@ impl Step<'_> {
 fn remake(destination: &mut dyn Destination, name: &TableName, found: &[StoredColumn], steps: &[Step<'_>]) -> Result<()> {
     let new = name.sibling(format!("_ingest_altered_{}", name.name()));
     let columns: Vec<String> = found.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
-    destination.execute(&format!("CREATE TABLE {} ({})", qualified(&new), columns.join(", ")))?;
+    let suffix = destination.table_suffix();
+    destination.execute(&format!("CREATE TABLE {} ({}){suffix}", qualified(&new), columns.join(", ")))?;
     // Without rows it is altered like one with them.
     steps.iter().try_for_each(|step| step.take(destination, &new))?;
     let mut names: Vec<String> = found.iter().map(|column| quoted(&column.name)).collect();
@@ -764,9 +765,10 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
     target.content.remove(gone, gone_again);
     if is_marking {
         let set: Vec<String> =
-            [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = marks.{0}", quoted(column))).collect();
-        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = marks.{column}")).collect();
-        let sql = format!("UPDATE {into} SET {} FROM {from} AS marks WHERE {} AND marks.{is_mark}", set.join(", "), same.join(" AND "));
+            [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = {from}.{0}", quoted(column))).collect();
+        // Without aliases: a table of the source may be called whatever they were.
+        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = {from}.{column}")).collect();
+        let sql = format!("UPDATE {into} SET {} FROM {from} WHERE {} AND {from}.{is_mark}", set.join(", "), same.join(" AND "));
         let marked = destination.execute_over(rows, &sql)?;
         target.content.mark(marked, marked_again);
     }
@@ -797,7 +799,10 @@ fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &T
     let columns: Vec<String> =
         table.columns().iter().map(|column| format!("{} {}", quoted(column.name()), destination.declared(column.column_type()))).collect();
     destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
-    destination.execute(&format!("CREATE TEMP TABLE {} ({})", qualified(name), columns.join(", "))).map(drop)
+    // Of the same kind as the tables that the values are compared with and go to. In an SQLite table that is not STRICT, numbers from 2^63 on, which
+    // are text, would become floating-point ones, and keys that differ in their last digits one key.
+    let suffix = destination.table_suffix();
+    destination.execute(&format!("CREATE TEMP TABLE {} ({}){suffix}", qualified(name), columns.join(", "))).map(drop)
 }
 
 fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {

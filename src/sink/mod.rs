@@ -85,6 +85,11 @@ pub(crate) trait Destination: Send {
         ""
     }
 
+    /// What a table's name may not begin with, whatever the case of its letters.
+    fn reserved_prefix(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Makes the schema of a table if it is not there.
     ///
     /// # Errors
@@ -170,7 +175,11 @@ pub(crate) trait Destination: Send {
     }
 
     fn drop_if_exists(&mut self, name: &TableName) -> Result<()> {
-        self.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name))).map(drop)
+        // Without a table of the name, something of the destination's own may answer to it, such as `json_each` or `pg_class`, and may not be dropped.
+        match self.stored_columns(name)? {
+            Some(_) => self.execute(&format!("DROP TABLE {}", qualified(name))).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Renames a table within its schema.
@@ -233,6 +242,29 @@ pub(crate) fn qualified(table: &TableName) -> String {
         Some(schema) => format!("{}.{}", quoted(schema), quoted(table.name())),
         None => quoted(table.name()),
     }
+}
+
+/// Whether a row is marked as deleted. SQLite's `TRUE` is a column where the table has one of that name.
+fn is_deleted() -> String {
+    format!("coalesce({}, 1 = 0)", quoted(crate::change::DELETED_COLUMN))
+}
+
+/// What the names of tables that this crate makes for itself begin with.
+const OWN_PREFIX: &str = "_ingest_";
+
+/// Refuses a name that a destination, or this crate in it, keeps for itself.
+fn check_name(destination: &dyn Destination, name: &TableName) -> Result<()> {
+    let begins_with = |prefix: &str| name.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let message = match destination.reserved_prefix().filter(|prefix| begins_with(prefix)) {
+        Some(prefix) => format!("the destination keeps names that begin with `{prefix}` for itself, so no table can be called `{name}`"),
+        None if begins_with(OWN_PREFIX) => {
+            format!(
+                "names that begin with `{OWN_PREFIX}` are those of tables that a run makes for itself, so no other can be called `{name}`"
+            )
+        }
+        None => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Unsupported, format!("{message}: choose another destination table")).with_table(name))
 }
 
 /// Where the new copy of a table is built.
@@ -298,12 +330,18 @@ impl Sink {
         self.destination.set_zero_dates(policy);
     }
 
+    /// Refuses a name that the destination, or a run in it, keeps for itself.
+    pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
+        check_name(&*self.destination, name)
+    }
+
     /// Begins to replace a table: rows go into a new table beside it, which takes its place when the load is committed. Columns, keys,
     /// indexes and grants of the old one go with it.
     ///
     /// # Errors
-    /// `Sink` if the destination cannot write.
+    /// `Unsupported` for a name that the destination, or a run in it, keeps for itself; `Sink` if the destination cannot write.
     pub fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
+        self.check_name(name)?;
         let staging = staging_name(name);
         let destination = &mut *self.destination;
         begin(destination)?;
@@ -324,8 +362,10 @@ impl Sink {
     /// Begins to add rows to a table, which is made if it is not there. They become visible when the load is committed.
     ///
     /// # Errors
-    /// `Conflict` if the table lacks a column or has one of another type: nothing was written. `Sink` if the destination cannot write.
+    /// `Conflict` if the table lacks a column or has one of another type: nothing was written. `Unsupported` for a name that the destination, or a run
+    /// in it, keeps for itself. `Sink` if the destination cannot write.
     pub fn append(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
+        self.check_name(name)?;
         let destination = &mut *self.destination;
         begin(destination)?;
         let mut load = Load::new(destination, name, table, None);

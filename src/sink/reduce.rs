@@ -101,8 +101,9 @@ fn push_key(text: &mut Vec<u8>, column: &ColumnData, row: usize) -> Result<()> {
         Values::Int(values) => text.extend_from_slice(&values[row].to_le_bytes()),
         Values::UInt(values) => text.extend_from_slice(&values[row].to_le_bytes()),
         Values::Time(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::Float(values) => text.extend_from_slice(&values[row].to_le_bytes()),
-        Values::Double(values) => text.extend_from_slice(&values[row].to_le_bytes()),
+        // Zero has no sign in a key: neither the source nor the destinations have two rows with both.
+        Values::Float(values) => text.extend_from_slice(&(values[row] + 0.0).to_le_bytes()),
+        Values::Double(values) => text.extend_from_slice(&(values[row] + 0.0).to_le_bytes()),
         Values::DateTime(values) => text.extend_from_slice(values[row].text(6).as_bytes()),
         Values::Text(values) | Values::Bytes(values) => {
             let value = values.get(row);
@@ -117,8 +118,8 @@ fn same_value(column: &ColumnData, one: usize, other: usize) -> bool {
     match column.values() {
         Values::Int(values) | Values::Time(values) => values[one] == values[other],
         Values::UInt(values) => values[one] == values[other],
-        Values::Float(values) => values[one].to_bits() == values[other].to_bits(),
-        Values::Double(values) => values[one].to_bits() == values[other].to_bits(),
+        Values::Float(values) => values[one] == values[other],
+        Values::Double(values) => values[one] == values[other],
         Values::DateTime(values) => values[one] == values[other],
         Values::Text(values) | Values::Bytes(values) => values.get(one) == values.get(other),
     }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags};
 
 use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
@@ -118,9 +118,15 @@ impl Destination for Sqlite {
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
         refuse_schema(table)?;
         let failed = self.failed("a table's columns cannot be read");
-        let mut statement = self.connection.prepare("SELECT name, type FROM pragma_table_info(?)").map_err(&failed)?;
+        // Looked for first, as the names of some functions stand for tables that have columns too.
+        let mut exists =
+            self.connection.prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE name = ? COLLATE NOCASE LIMIT 1").map_err(&failed)?;
+        if !exists.exists([table.name()]).map_err(&failed)? {
+            return Ok(None);
+        }
+        let mut statement = self.connection.prepare(&format!("PRAGMA main.table_info({})", quoted(table.name()))).map_err(&failed)?;
         let columns = statement
-            .query_map(params_from_iter([table.name()]), |row| Ok(StoredColumn { name: row.get(0)?, declared_type: row.get(1)? }))
+            .query_map([], |row| Ok(StoredColumn { name: row.get("name")?, declared_type: row.get("type")? }))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
             .map_err(&failed)?;
         Ok((!columns.is_empty()).then_some(columns))
@@ -144,6 +150,10 @@ impl Destination for Sqlite {
             ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => "BLOB",
         }
         .to_owned()
+    }
+
+    fn reserved_prefix(&self) -> Option<&'static str> {
+        Some("sqlite_")
     }
 
     fn wants_key(&self) -> bool {

@@ -13,6 +13,7 @@ use planetscale_ingest::{
     ingest,
 };
 
+use crate::support::names::{NAMES, at_source, columns, create, in_commerce, in_mysql, in_sql};
 use crate::support::servers::{Server, mysql, vitess, vitess_secure};
 
 /// The destinations of a test, in a folder of their own.
@@ -488,33 +489,83 @@ fn zero_dates_become_null_and_are_counted_or_are_refused_or_are_text() {
     conn.query_drop("drop table zero_dates").unwrap();
 }
 
-#[test]
-fn names_may_hold_anything_and_be_as_long_as_mysql_allows() {
-    let server = mysql();
-    let mut conn = connected(server, "commerce");
-    let long = "n".repeat(64);
-    let names = ["two words", "back`tick", "double\"quote", "single'quote", "☃ snow.man", "select", &long];
-    let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-    for name in names {
-        conn.query_drop(format!("drop table if exists {}", quoted(name))).unwrap();
-        conn.query_drop(format!("create table {} ({} int primary key)", quoted(name), quoted(name))).unwrap();
-        conn.query_drop(format!("insert into {} values (7)", quoted(name))).unwrap();
-    }
+/// All tables of a database, which are named by nobody.
+fn check_names(server: &Server, database: &str, in_database: bool) {
+    let mut conn = connected(server, database);
+    // The source of `capture::names` refuses the backtick in change capture only.
+    let names: Vec<&str> = NAMES.into_iter().chain(["back`tick", "/slash"]).collect();
+    names.iter().for_each(|name| create(&mut conn, name));
     let files = Files::new();
+    let options = if in_database { IngestOptions::new() } else { IngestOptions::new().with_tables(names.clone()) };
     for uri in files.uris() {
         // The second time there is a table to be replaced.
         for _ in 0..2 {
-            let report = copy(&server.uri("commerce"), &uri, &IngestOptions::new().with_tables(names));
+            let report = copy(&server.uri(database), &uri, &options);
             assert!(report.is_complete(), "{report:?}");
+            assert_eq!(report.tables.len(), names.len());
         }
+        let append = options.clone().with_strategy(Strategy::Append);
+        assert!(copy(&server.uri(database), &uri, &append).is_complete());
     }
     for name in names {
-        let sql = name.replace('"', "\"\"");
-        for found in files.each(&format!("select \"{sql}\" from \"{sql}\"")) {
-            assert_eq!(found, [[Some("7".into())]], "{name}");
+        let columns: Vec<String> = columns(name).into_iter().map(in_sql).collect();
+        let sql = format!("select distinct {} from {} order by 1", columns.join(", "), in_sql(name));
+        let expected = at_source(&mut conn, name);
+        for found in files.each(&sql) {
+            let found: Vec<Vec<String>> = found.into_iter().map(|row| row.into_iter().map(Option::unwrap).collect()).collect();
+            assert_eq!(found, expected, "{name:?}");
         }
-        conn.query_drop(format!("drop table {}", quoted(name))).unwrap();
+        conn.query_drop(format!("drop table {}", in_mysql(name))).unwrap();
     }
+}
+
+#[test]
+fn names_may_hold_anything_and_be_as_long_as_mysql_allows() {
+    let server = mysql();
+    // A database whose name needs quotes, too.
+    server.conn().query_drop("drop database if exists `odd-names`").unwrap();
+    server.conn().query_drop("create database `odd-names`").unwrap();
+    check_names(server, "odd-names", true);
+    server.conn().query_drop("drop database `odd-names`").unwrap();
+}
+
+#[test]
+fn names_may_hold_anything_that_vtgate_allows() {
+    let _names = in_commerce();
+    check_names(vitess(), "commerce", false);
+}
+
+#[test]
+fn names_that_a_destination_cannot_take_are_refused_before_anything_is_written() {
+    let server = mysql();
+    server.conn().query_drop("drop database if exists odd_case").unwrap();
+    server.conn().query_drop("create database odd_case").unwrap();
+    let mut conn = connected(server, "odd_case");
+    for name in ["_ingest_new_plain", "sqlite_x", "plain"] {
+        create(&mut conn, name);
+    }
+    let files = Files::new();
+    for uri in files.uris() {
+        for _ in 0..2 {
+            let report = copy(&server.uri("odd_case"), &uri, &IngestOptions::new());
+            let failed: Vec<&str> =
+                report.tables.iter().filter(|table| table.state != TableState::Complete).map(|table| &*table.source).collect();
+            let expected: &[&str] = if uri.starts_with("sqlite") { &["_ingest_new_plain", "sqlite_x"] } else { &["_ingest_new_plain"] };
+            assert_eq!(failed, expected, "{report:?}");
+        }
+    }
+    for name in ["Plain", "PLAIN2"] {
+        create(&mut conn, name);
+    }
+    let files = Files::new();
+    for uri in files.uris() {
+        let source = Source::open(&server.uri("odd_case")).unwrap();
+        let error = ingest(&source, &mut Sink::open(&uri).unwrap(), &IngestOptions::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("`Plain`") && error.to_string().contains("`plain`"), "{error}");
+    }
+    assert!(files.tables().iter().all(Vec::is_empty), "{:?}", files.tables());
+    server.conn().query_drop("drop database odd_case").unwrap();
 }
 
 #[test]

@@ -45,8 +45,7 @@ pub(crate) struct FieldDifference {
 pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table>) -> Result<FieldDifference> {
     let mut difference = FieldDifference { added: Vec::new(), retyped: Vec::new() };
     for field in &event.fields {
-        // The tablet makes such names up when the binary log and its schema disagree: any label would be a guess.
-        if field.name.starts_with('@') {
+        if is_made_up(&field.name) {
             let message = format!("the server lost track of the columns of `{}`: it names one `{}`", table.name(), field.name);
             return Err(Error::new(ErrorKind::SchemaChange, message).with_table(table.name()));
         }
@@ -68,7 +67,12 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table
 
 /// Whether the tablet made names of columns up. It does so for changes that are older than an ALTER TABLE when it does not track schemas.
 pub(crate) fn has_lost_track(event: &FieldEvent) -> bool {
-    event.fields.iter().any(|field| field.name.starts_with('@'))
+    event.fields.iter().any(|field| is_made_up(&field.name))
+}
+
+/// The tablet calls columns `@1`, `@2` and so on when the binary log and its schema disagree: any other label would be a guess.
+fn is_made_up(name: &str) -> bool {
+    name.strip_prefix('@').is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 const NOT_NULL: u64 = 1;
@@ -177,7 +181,10 @@ impl FieldPlan {
             None => Ok(()),
             Some(&field) => {
                 let name = &self.fields[field].name;
-                Err(Error::protocol(format!("a row image does not carry the key column `{name}`")).with_column(name))
+                let message = format!(
+                    "the key column `{name}` of a row is NULL, or its image lacks it: a column that identifies rows needs a value in each"
+                );
+                Err(Error::decode(message).with_column(name))
             }
         }
     }

@@ -305,10 +305,30 @@ impl Machine {
     }
 
     /// Takes in one event.
+    ///
+    /// # Errors
+    /// With the table and the column that they concern, the shard, and the GTID set up to which everything of it is committed.
     pub(crate) fn on_event(&mut self, event: &Event<'_>) -> Result<()> {
         if self.finished {
             return Ok(());
         }
+        self.take_in(event).map_err(|error| self.placed(error, event.shard))
+    }
+
+    /// Says of an error where it came about. The position is that without last PKs, which are values of rows.
+    #[cold]
+    fn placed(&self, error: Error, shard: &str) -> Error {
+        if shard.is_empty() {
+            return error;
+        }
+        let error = error.with_shard(shard);
+        match self.position.get(&self.plan.keyspace, shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
+            Some(gtid) => error.with_position(gtid),
+            None => error,
+        }
+    }
+
+    fn take_in(&mut self, event: &Event<'_>) -> Result<()> {
         if !event.keyspace.is_empty() && event.keyspace != self.plan.keyspace {
             return Err(self.violation(event, "it is of another keyspace"));
         }
@@ -441,7 +461,8 @@ impl Machine {
                 Ok(())
             }
             Err(error) => {
-                self.end_table(index, error.with_shard(shard));
+                let error = self.placed(error, shard);
+                self.end_table(index, error);
                 Ok(())
             }
         }
@@ -813,6 +834,10 @@ impl Machine {
                         "`{name}` was {how} at the source by `{shown}`: what was captured before is kept, and full_refresh takes what is there now"
                     );
                     let error = Error::new(ErrorKind::SchemaChange, message).with_table(&name).with_shard(event.shard);
+                    let error = match before.get(&self.plan.keyspace, event.shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
+                        Some(gtid) => error.with_position(gtid),
+                        None => error,
+                    };
                     if self.is_copy() {
                         return Err(error);
                     }
@@ -941,6 +966,9 @@ pub(crate) fn nothing_copied(keyspace: &str, shards: &[String]) -> Vgtid {
 /// Why a table is copied anew whose rows had the wrong columns.
 const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
 
+/// Why a table is copied anew in which values may look otherwise now.
+const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
+
 enum Effect {
     Truncate,
     /// With the reason.
@@ -1030,6 +1058,24 @@ impl TableState {
         }
         if !trusted {
             return Some(Effect::Recopy(MISLABELLED));
+        }
+        // Rows that do not change get other digits or bytes by the statement, which nobody sends; and in a key they would not be found any more. What the
+        // column was before is not known where the run began after the statement.
+        let is_rewritten = |alteration: &Alteration| match alteration {
+            Alteration::Modify { column, .. } => self.table.column(column).is_some_and(|column| {
+                matches!(
+                    column.column_type(),
+                    ColumnType::Decimal { .. }
+                        | ColumnType::DateTime { .. }
+                        | ColumnType::Timestamp { .. }
+                        | ColumnType::Time { .. }
+                        | ColumnType::Binary { fixed: Some(_) }
+                )
+            }),
+            _ => false,
+        };
+        if alterations.iter().any(is_rewritten) {
+            return Some(Effect::Recopy(DECLARED_ANEW));
         }
         // The value of older rows went to all of them when the first shard showed the column; those that came later from this shard lack it.
         let is_stale = |alteration: &Alteration| match alteration {

@@ -4,6 +4,8 @@ mod changes;
 pub mod crash;
 mod ddl;
 pub mod fixture;
+mod keys;
+mod names;
 pub mod positions;
 mod refused;
 mod values;

@@ -4,6 +4,7 @@ mod cancel;
 mod faults;
 mod large;
 mod older;
+mod places;
 mod planetscale;
 pub mod stage;
 mod standstill;

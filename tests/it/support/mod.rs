@@ -4,6 +4,7 @@
 
 pub mod alone;
 pub mod cluster;
+pub mod names;
 pub mod proxy;
 pub mod servers;
 
