@@ -13,6 +13,7 @@ use crate::batch::Batch;
 use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{SinkOptions, SourceOptions};
+use crate::policy::MalformedText;
 use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::vstream::decode::{self, FieldPlan};
@@ -174,6 +175,7 @@ pub fn events(input: &[u8]) {
         now: DateTime::default(),
         transaction_bytes: if mode & 2 == 0 { 1 << 20 } else { 8 },
         declared: Arc::default(),
+        malformed_text: MalformedText::default(),
     };
     let mut machine = if mode & 1 == 0 {
         Machine::copy(plan, table, nothing_copied("ks", &shards), Vec::new(), (mode & 4 != 0).then_some(8))
@@ -350,9 +352,9 @@ pub fn row_images(input: &[u8]) {
         let EventKind::Field(mut field) = event.kind else { return Ok(()) };
         field.enum_set_string_values = flags & 1 == 0;
         let table = Table::new("t", Vec::new());
-        let added = decode::compare(&field, &table, None)?.added;
+        let added = decode::compare(&field, &table, None, MalformedText::Replace)?.added;
         let table = table.with_columns(added).with_primary_key(&["id"])?;
-        let plan = FieldPlan::new(&field, &table, None, None)?;
+        let plan = FieldPlan::new(&field, &table, None, None, MalformedText::Replace)?;
         let mut image = RowImage::default();
         let values = image.read(message, plan.width())?;
         assert!(values.len() <= message.len());
