@@ -98,16 +98,17 @@ fn large_numbers_as_keys_are_found_again() {
         };
         destination.capture_all(&source, &options);
         assert_eq!(destination.query(&all), numbers(&mut conn, table), "{kind:?} {policy:?}");
+        // In runs of their own: as floating-point numbers all of these keys are one or two.
         for statement in [
             format!("update {table} set n = 18446744073709551613 where k = 18446744073709551614"),
             format!("update {table} set n = 5, b = 5 where k = 18446744073709551615"),
-            format!("delete from {table} where k = 9223372036854775808"),
             format!("insert into {table} (k, id, n) values (9223372036854775809, 6, 9223372036854775809)"),
+            format!("delete from {table} where k = 9223372036854775808"),
         ] {
             conn.query_drop(statement).unwrap();
+            destination.capture_all(&source, &options);
+            assert_eq!(destination.query(&all), numbers(&mut conn, table), "{kind:?} {policy:?}");
         }
-        destination.capture_all(&source, &options);
-        assert_eq!(destination.query(&all), numbers(&mut conn, table), "{kind:?} {policy:?}");
         if kind == Kind::Sqlite {
             let other = if policy == OutOfRange::Mixed { OutOfRange::Text } else { OutOfRange::Mixed };
             let error = error_of(&destination, &source, &with(table, other));
