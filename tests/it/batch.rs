@@ -279,6 +279,11 @@ fn make_cases(conn: &mut mysql::Conn, table: &str) -> usize {
     rows + 1
 }
 
+/// The type of a column of all cases.
+fn declared_of(column: &str) -> Option<&'static str> {
+    CASES.get(column.strip_prefix('c')?.parse::<usize>().ok()?).map(|case| case.0)
+}
+
 fn check_cases(server: &Server, database: &str) {
     let mut conn = connected(server, database);
     let rows = make_cases(&mut conn, "every_type");
@@ -286,7 +291,9 @@ fn check_cases(server: &Server, database: &str) {
     for uri in files.uris() {
         let report = copied(&server.uri(database), &uri, "every_type");
         assert_eq!((report.tables[0].rows_read, report.tables[0].rows_inserted), (rows as u64, rows as u64));
-        assert!(report.tables[0].changed_values.is_empty());
+        // Of these types SQLite holds large numbers as text.
+        let large = |column: &str| (["bigint unsigned", "bit(64)"].iter()).any(|name| Some(*name) == declared_of(column));
+        assert!(changed(&report).iter().all(|(column, _)| uri.starts_with("sqlite") && large(column)), "{report:?}");
     }
     for (index, (declared, _, oracle, sqlite, duckdb, compare)) in CASES.iter().enumerate() {
         let column = format!("c{index}");

@@ -3,6 +3,7 @@
 mod cancel;
 mod faults;
 mod large;
+mod malformed;
 mod older;
 mod planetscale;
 pub mod stage;
