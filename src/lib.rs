@@ -23,6 +23,7 @@
 //! | read rows oneself | [`Source::rows`], [`Batch`], [`ValueRef`] |
 //! | read changes oneself | `Source::changes`, [`ChangeBatch`], [`Checkpoint`] |
 //! | write oneself | [`Sink::replace`], [`Sink::append`], [`Sink::merge`] |
+//! | choose what becomes of values that do not fit | [`MalformedText`], [`OutOfRange`], [`ZeroDates`], [`TimeType`], [`EnumType`] |
 //! | end a run from outside | [`Cancel`] |
 //! | know what went wrong | [`Error::kind`], [`ErrorKind`], [`PositionFault`] |
 //!

@@ -673,10 +673,14 @@ fn require_wider(destination: &dyn Destination, name: &TableName, column: &Colum
     if destination.widens(stored, &declared) {
         return Ok(());
     }
+    let what = match column.is_text_as_bytes() {
+        true => "the bytes of text".to_owned(),
+        false => column.column_type().to_string(),
+    };
     let message = format!(
-        "column `{name}.{}` is {stored} in the destination, but {} ({declared}) at the source now: rebuild the table with full_refresh",
-        column.name(),
-        column.column_type()
+        "column `{name}.{}` is {stored} in the destination, but {what} ({declared}) at the source now: rebuild the table with full_refresh, or \
+         keep the options that it was made with",
+        column.name()
     );
     Err(Error::new(ErrorKind::SchemaChange, message).with_column(column.name()))
 }

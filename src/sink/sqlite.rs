@@ -1,7 +1,7 @@
 //! SQLite.
 //!
 //! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text ([`OutOfRange`]), dates and times are text
-//! as MySQL prints them, which sorts like the moments do. The one loss: SQLite stores a floating-point zero without its sign.
+//! as MySQL prints them; dates sort like the days do. The one loss: SQLite stores a floating-point zero without its sign.
 
 use std::path::Path;
 

@@ -3,6 +3,7 @@
 mod forms;
 mod numbers;
 mod text;
+mod types;
 
 use planetscale_ingest::{IngestOptions, Report, TableState, ValueChange};
 
