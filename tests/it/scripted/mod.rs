@@ -2,6 +2,8 @@
 
 mod cancel;
 mod faults;
+#[cfg(feature = "duckdb")]
+mod forms;
 mod large;
 mod malformed;
 mod older;
