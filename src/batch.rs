@@ -463,8 +463,10 @@ impl ColumnData {
             Values::Text(values) => Values::Text(values.gather(rows)),
             Values::Bytes(values) => Values::Bytes(values.gather(rows)),
         };
-        let is_replaced = |row: &usize| !self.replaced.is_empty() && self.replaced.binary_search(row).is_ok();
-        let replaced = rows.iter().enumerate().filter(|(_, row)| is_replaced(row)).map(|(at, _)| at).collect();
+        let replaced = match self.replaced.is_empty() {
+            true => Vec::new(),
+            false => (0..rows.len()).filter(|&at| self.replaced.binary_search(&rows[at]).is_ok()).collect(),
+        };
         Self { valid, values, replaced }
     }
 }

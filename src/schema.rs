@@ -341,8 +341,6 @@ impl ColumnType {
         match (self, narrower) {
             (Self::Int { bits, unsigned }, Self::Int { bits: other, unsigned: same }) => bits >= other && unsigned == same,
             (Self::Decimal { precision, scale }, Self::Decimal { precision: other, scale: same }) => precision >= other && scale == same,
-            // One shard may have members that another has not yet, or has no more.
-            (Self::Enum { members }, Self::Enum { members: other }) => is_subsequence(other, members),
             (Self::Text { length }, Self::Text { length: other }) => length.is_none_or(|length| other.is_some_and(|other| length >= other)),
             _ => self == narrower,
         }
@@ -424,12 +422,6 @@ impl ColumnType {
             _ => return Err(Error::new(ErrorKind::Unsupported, format!("column type `{declared}` is not known"))),
         })
     }
-}
-
-/// Whether the one list is the other with some left out.
-pub(crate) fn is_subsequence<T: PartialEq>(list: &[T], of: &[T]) -> bool {
-    let mut rest = of.iter();
-    list.iter().all(|entry| rest.any(|other| other == entry))
 }
 
 impl fmt::Display for ColumnType {

@@ -10,7 +10,7 @@ use super::{Destination, StoredColumn, binary_default, bit_default, literal, qua
 use crate::batch::Batch;
 use crate::options::{DuckDbOptions, EnumType, TimeType};
 use crate::policy::{Changed, ZeroDates};
-use crate::schema::{Column, ColumnType, TableName, is_subsequence};
+use crate::schema::{Column, ColumnType, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
@@ -462,6 +462,12 @@ fn enum_of(members: &[String]) -> Option<String> {
     // What MySQL stores in the place of a value that is no member comes before all that are.
     let no_member = (!members.iter().any(String::is_empty)).then(String::new);
     Some(enum_type(&no_member.into_iter().chain(members.iter().cloned()).collect::<Vec<_>>()))
+}
+
+/// Whether the one list is the other with some left out.
+fn is_subsequence(list: &[String], of: &[String]) -> bool {
+    let mut rest = of.iter();
+    list.iter().all(|entry| rest.any(|other| other == entry))
 }
 
 /// As DESCRIBE spells it.

@@ -24,7 +24,7 @@ pub(super) struct TextForm {
 ///
 /// # Errors
 /// `Decode`, without the value.
-pub(super) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value, text: TextForm) -> Result<()> {
+pub(super) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value, text: TextForm, scratch: &mut String) -> Result<()> {
     match (column_type, value) {
         (_, Value::NULL) => {
             column.push_null();
@@ -48,8 +48,7 @@ pub(super) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Va
             column.push_time(Time::from_micros(if negative { -span } else { span }).ok_or_else(|| unreadable(column_type))?)
         }
         (ColumnType::Text { .. }, Value::Bytes(bytes)) => {
-            let mut scratch = String::new();
-            let (text, is_replaced) = text.charset.read(bytes, text.malformed, &mut scratch)?;
+            let (text, is_replaced) = text.charset.read(bytes, text.malformed, scratch)?;
             if is_replaced { column.push_replaced_text(text) } else { column.push_text(text) }
         }
         (_, Value::Bytes(bytes)) => push_text(column, column_type, bytes),
@@ -134,7 +133,13 @@ mod tests {
         let table = Arc::new(Table::new("t", vec![Column::new("c", column_type.clone(), true)]));
         let mut batch = crate::Batch::new(table);
         batch.push_row(|columns| {
-            push(&mut columns[0], &column_type, &value, TextForm { charset: Charset::Utf8, malformed: MalformedText::Error })
+            push(
+                &mut columns[0],
+                &column_type,
+                &value,
+                TextForm { charset: Charset::Utf8, malformed: MalformedText::Error },
+                &mut String::new(),
+            )
         })?;
         Ok(match batch.value(0, 0) {
             ValueRef::Decimal(text) => text.to_owned(),

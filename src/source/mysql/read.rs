@@ -164,7 +164,7 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -
     if row.len() != table.columns().len() {
         return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), table.columns().len())));
     }
-    let mut bytes = 0;
+    let (mut bytes, mut scratch) = (0, String::new());
     batch.push_row(|columns| {
         for (index, ((column, declared), charset)) in columns.iter_mut().zip(table.columns()).zip(&forms.charsets).enumerate() {
             // A value is absent only after it was taken out of the row, which nobody did.
@@ -174,7 +174,7 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -
                 bytes += value.len();
             }
             let text = decode::TextForm { charset: charset.unwrap_or(Charset::Utf8), malformed: forms.malformed };
-            decode::push(column, declared.column_type(), value, text).map_err(|error| error.with_column(declared.name()))?;
+            decode::push(column, declared.column_type(), value, text, &mut scratch).map_err(|error| error.with_column(declared.name()))?;
         }
         Ok(())
     })?;

@@ -24,9 +24,9 @@ const COLUMNS: [(&str, &str, &str, &str, &str); 11] = [
     ("m", "tinytext character set utf8mb3", "'ü☃'", "ü☃", "''"),
 ];
 
-fn make(server: &Server, table: &str) -> Conn {
+fn make(server: &Server, keyspace: &str, table: &str) -> Conn {
     let columns: Vec<String> = COLUMNS.iter().map(|(name, declared, ..)| format!("{name} {declared}")).collect();
-    let conn = create_with(server, "commerce", table, &format!("id int primary key, {}", columns.join(", ")));
+    let conn = create_with(server, keyspace, table, &format!("id int primary key, {}", columns.join(", ")));
     insert(conn, table, 0)
 }
 
@@ -86,9 +86,9 @@ fn assert_bytes(conn: &mut Conn, destination: &Destination, table: &str, conditi
     }
 }
 
-fn check_whole_copies(server: &Server, table: &str) {
-    let mut conn = make(server, table);
-    let source = server.uri("commerce");
+fn check_whole_copies(server: &Server, keyspace: &str, table: &str) {
+    let mut conn = make(server, keyspace, table);
+    let source = server.uri(keyspace);
     for kind in BOTH {
         let destination = Destination::new(kind);
         let error = error_of(&destination, &source, &with(table, MalformedText::Error));
@@ -107,12 +107,13 @@ fn check_whole_copies(server: &Server, table: &str) {
 
 #[test]
 fn a_whole_copy_from_mysql_refuses_what_is_no_text_or_replaces_it_or_takes_the_bytes() {
-    check_whole_copies(mysql(), "no_text_mysql");
+    check_whole_copies(mysql(), "commerce", "no_text_mysql");
 }
 
 #[test]
 fn a_whole_copy_through_vtgate_refuses_what_is_no_text_or_replaces_it_or_takes_the_bytes() {
-    check_whole_copies(vitess(), "no_text_vtgate");
+    check_whole_copies(vitess(), "commerce", "no_text_vtgate");
+    check_whole_copies(vitess(), "customer", "no_text_sharded");
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn capture_refuses_what_is_no_text_in_copy_and_stream() {
     let table = "no_text_refused";
     let source = vitess().cdc_uri("commerce");
     for kind in BOTH {
-        let mut conn = make(vitess(), table);
+        let mut conn = make(vitess(), "commerce", table);
         let destination = Destination::new(kind);
         let error = error_of(&destination, &source, &with(table, MalformedText::Error));
         assert!(error.contains("column `g`") && error.contains("not valid in its character set"), "{error}");
@@ -142,7 +143,7 @@ fn capture_replaces_what_is_no_text_and_counts_what_it_writes() {
     let source = vitess().cdc_uri("commerce");
     for kind in BOTH {
         let table = "no_text_replaced";
-        let mut conn = make(vitess(), table);
+        let mut conn = make(vitess(), "commerce", table);
         let destination = Destination::new(kind);
         let options = with(table, MalformedText::Replace);
         let mut expected = BAD.map(|column| (column, ValueChange::TextReplaced, 1));
@@ -175,7 +176,7 @@ fn capture_takes_the_bytes_of_all_rows_alike() {
     let source = vitess().cdc_uri("commerce");
     for kind in BOTH {
         let table = "no_text_bytes";
-        let mut conn = make(vitess(), table);
+        let mut conn = make(vitess(), "commerce", table);
         let destination = Destination::new(kind);
         let options = with(table, MalformedText::Bytes);
         destination.capture_all(&source, &options);
