@@ -248,6 +248,34 @@ fn enums_follow_their_members_through_the_stream() {
 }
 
 #[test]
+fn enums_within_keys_are_found_again() {
+    let _stay = binary_logs_stay();
+    let source = vitess().cdc_uri("commerce");
+    let table = "enums_within_keys";
+    let mut conn = create_with(vitess(), "commerce", table, "id int, k enum('z', 'm', 'a'), at time(1), v int, primary key (id, k, at)");
+    conn.query_drop(format!(
+        "insert into {table} (id, k, at, v) values (1, 'z', '1:00', 1), (1, 'a', '1:00', 2), (1, 'a', '-1:00', 3), (2, 'm', 0, 4)"
+    ))
+    .unwrap();
+    for parameters in ["enum_type=enum&time_type=text", "enum_type=enum"] {
+        let destination = Destination::new(Kind::DuckDb);
+        let options = IngestOptions::new().with_tables([table]);
+        run_all(&destination, parameters, &source, &options);
+        conn.query_drop(format!("update {table} set v = v + 10 where k = 'a' and at < 0")).unwrap();
+        conn.query_drop(format!("update {table} set k = 'm' where k = 'z'")).unwrap();
+        conn.query_drop(format!("delete from {table} where id = 2")).unwrap();
+        run_all(&destination, parameters, &source, &options);
+        let expected = printed(&mut conn, &format!("select cast(id as char), cast(k as char), cast(v as char) from {table} order by v"));
+        assert_eq!(destination.query(&format!("select id, k, v from {table} where not _cdc_deleted order by v")), expected);
+        let deleted = destination.query(&format!("select id, k from {table} where _cdc_deleted order by id"));
+        assert_eq!(deleted, [["1", "z"], ["2", "m"]].map(|row| row.map(|cell| Some(cell.to_owned()))), "{parameters}");
+        conn.query_drop(format!("update {table} set k = 'z' where k = 'm'")).unwrap();
+        conn.query_drop(format!("insert into {table} (id, k, at, v) values (2, 'm', 0, 4)")).unwrap();
+    }
+    conn.query_drop(format!("drop table {table}")).unwrap();
+}
+
+#[test]
 fn enums_as_keys_are_found_again_in_whatever_order_their_members_are() {
     let _stay = binary_logs_stay();
     let source = vitess().cdc_uri("commerce");

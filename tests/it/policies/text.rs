@@ -2,7 +2,7 @@
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use planetscale_ingest::{IngestOptions, MalformedText, ValueChange};
+use planetscale_ingest::{IngestOptions, MalformedText, OutOfRange, Report, TableState, ValueChange};
 
 use super::{changed, declared, error_of};
 use crate::capture::fixture::{BOTH, Destination, Kind, binary_logs_stay, create_with};
@@ -260,4 +260,33 @@ fn keys_that_are_no_text_are_told_apart_by_their_bytes_and_never_replaced() {
         conn.query_drop(format!("insert into {table} values (1, _gbk 0xA2A0, 0.1), (2, _gbk 0xFEFE, 16777216), (3, 'a', 3)")).unwrap();
     }
     conn.query_drop(format!("drop table {table}")).unwrap();
+}
+
+#[test]
+fn what_is_undone_with_a_transaction_is_not_counted() {
+    let _stay = binary_logs_stay();
+    let source = vitess().cdc_uri("commerce");
+    let tables = ["undone_a", "undone_b"];
+    let mut conn = create_with(vitess(), "commerce", tables[0], "id int primary key, g varchar(9) character set gbk");
+    create_with(vitess(), "commerce", tables[1], "id int primary key, n bigint unsigned");
+    let destination = Destination::new(Kind::Sqlite);
+    let options = IngestOptions::new().with_tables(tables).with_malformed_text(MalformedText::Replace).with_out_of_range(OutOfRange::Error);
+    destination.capture_all(&source, &options);
+    conn.query_drop("insert into undone_a (id, g) values (1, _gbk 0xA2A0)").unwrap();
+    conn.query_drop("insert into undone_b (id, n) values (1, 9223372036854775808)").unwrap();
+    let counted = |report: &Report| -> Vec<u64> {
+        report.tables.iter().map(|table| table.changed_values.iter().map(|changed| changed.values).sum()).collect()
+    };
+    // A table that is copied meanwhile, so that there is something to report.
+    create_with(vitess(), "commerce", "undone_c", "id int primary key, g varchar(9) character set gbk");
+    conn.query_drop("insert into undone_c (id, g) values (1, _gbk 0xA2A0)").unwrap();
+    let options = options.with_tables(["undone_a", "undone_b", "undone_c"]);
+    let report = destination.capture(&source, &options).unwrap();
+    assert!(matches!(&report.tables[1].state, TableState::Failed { error } if error.contains("2^63")), "{report:?}");
+    assert_eq!(counted(&report), [0, 0, 1], "{report:?}");
+    assert_eq!(destination.cell("select count(*) from undone_a").as_deref(), Some("0"));
+    // The same change once more, without the table that is in its way.
+    assert_eq!(counted(&destination.capture_all(&source, &options.with_tables(["undone_a", "undone_c"]))), [1, 0]);
+    assert_eq!(destination.cell("select g from undone_a").as_deref(), Some("\u{fffd}"));
+    ["undone_a", "undone_b", "undone_c"].iter().for_each(|table| conn.query_drop(format!("drop table {table}")).unwrap());
 }
