@@ -134,6 +134,11 @@ impl ChangedByName {
         }
     }
 
+    /// Leaves out other columns.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.0.retain(|(column, _), _| is_kept(column));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

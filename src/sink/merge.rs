@@ -508,11 +508,17 @@ impl Merge<'_> {
         let part = TableName::new("_ingest_part");
         make_temporary(destination, &part, &shape)?;
         let batch = changes.to_stored(&shape, &[Put { image: row, last: row }])?;
-        append_counted(destination, &part, &batch, &mut target.changing)?;
+        let mut changed = ChangedByName::default();
+        append_counted(destination, &part, &batch, &mut changed)?;
         let absent = changes.absent(row);
         let is_key = |index: &usize| shape.primary_key().contains(index);
-        let present = (0..shape.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
-        let set: Vec<String> = present.map(|index| format!("{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
+        let present: Vec<&str> = (0..shape.columns().len())
+            .filter(|index| !absent.contains(index) && !is_key(index))
+            .map(|index| shape.columns()[index].name())
+            .collect();
+        changed.retain(|column| present.contains(&column));
+        target.changing.take_all(&mut changed);
+        let set: Vec<String> = present.iter().map(|column| format!("{0} = part.{0}", quoted(column))).collect();
         let into = qualified(&name);
         let same: Vec<String> =
             shape.primary_key().iter().map(|&index| format!("{into}.{0} = part.{0}", quoted(shape.columns()[index].name()))).collect();
