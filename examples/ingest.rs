@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
 use planetscale_ingest::{
-    Cancel, IngestOptions, Progress, Report, Sink, Source, SourceOptions, Strategy, TableName, TableState, ZeroDates, ingest,
+    Cancel, IngestOptions, MalformedText, OutOfRange, Progress, Report, Sink, Source, SourceOptions, Strategy, TableName, TableState,
+    ZeroDates, ingest,
 };
 use serde_json::json;
 
@@ -24,6 +25,8 @@ usage: ingest --source-uri URI --dest-uri URI [options]
   --hard-delete              remove deleted rows instead of marking them
   --full-refresh             build the destination's tables anew
   --zero-dates P             null, error or text (default: null)
+  --malformed-text P         error, replace or bytes (default: error)
+  --out-of-range P           of numbers beyond SQLite's: mixed, error or text (default: mixed)
   --progress M               auto, plain, json or off (default: auto)
   --report json              print a report on standard output
 
@@ -124,6 +127,14 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
                 let policies = [("null", ZeroDates::Null), ("error", ZeroDates::Error), ("text", ZeroDates::Text)];
                 options = options.with_zero_dates(choice(&mut parser, &policies)?);
             }
+            Long("malformed-text") => {
+                let policies = [("error", MalformedText::Error), ("replace", MalformedText::Replace), ("bytes", MalformedText::Bytes)];
+                options = options.with_malformed_text(choice(&mut parser, &policies)?);
+            }
+            Long("out-of-range") => {
+                let policies = [("mixed", OutOfRange::Mixed), ("error", OutOfRange::Error), ("text", OutOfRange::Text)];
+                options = options.with_out_of_range(choice(&mut parser, &policies)?);
+            }
             Long("progress") => {
                 let modes = [("auto", None), ("plain", Some(Mode::Plain)), ("json", Some(Mode::Json)), ("off", Some(Mode::Off))];
                 progress = choice(&mut parser, &modes)?;
@@ -214,6 +225,9 @@ fn summary(arguments: &Arguments, report: &Report) -> bool {
             for note in &table.notes {
                 eprintln!("{}: {note}", table.source);
             }
+            for changed in &table.changed_values {
+                eprintln!("{}.{}: {} {}", table.source, changed.column, HumanCount(changed.values), changed.change);
+            }
             eprintln!("{} -> {}: {read} rows read, {written} written, {seconds:.1} s", table.source, table.destination);
         }
     }
@@ -230,10 +244,15 @@ fn as_json(report: &Report) -> serde_json::Value {
                 TableState::Failed { error } => ("failed", Some(error)),
                 _ => ("partial", None),
             };
+            let changed: Vec<serde_json::Value> = table
+                .changed_values
+                .iter()
+                .map(|changed| json!({"column": changed.column, "change": changed.change.name(), "values": changed.values}))
+                .collect();
             json!({"source": table.source, "destination": table.destination, "rows_read": table.rows_read,
                 "rows_inserted": table.rows_inserted, "rows_updated": table.rows_updated, "rows_deleted": table.rows_deleted,
                 "bytes": table.bytes, "position": table.position, "state": state, "error": error,
-                "nulled_dates": table.nulled_dates, "notes": table.notes, "seconds": table.elapsed.as_secs_f64()})
+                "changed_values": changed, "notes": table.notes, "seconds": table.elapsed.as_secs_f64()})
         })
         .collect();
     let failed = report.tables.iter().any(|table| matches!(table.state, TableState::Failed { .. }));

@@ -97,8 +97,8 @@ fn measure(uri: &str, what: &str, table: &str, rows: u64) -> Outcome<Measured> {
     }
     let measured = Measured { seconds: begun.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds()? - cpu, peak_mib: peak_mib()? };
     let mut conn = connect(uri)?;
-    for from in (0..rows).step_by(PART as usize) {
-        conn.query_drop(format!("DELETE FROM {table} WHERE id BETWEEN {} AND {}", rows + from + 1, rows + from + PART))?;
+    for from in (0..rows).step_by(PART) {
+        conn.query_drop(format!("DELETE FROM {table} WHERE id BETWEEN {} AND {}", rows + from + 1, rows + from + PART as u64))?;
     }
     if count == rows { Ok(measured) } else { Err(format!("{what} of {table} saw {count} of {rows} rows").into()) }
 }
@@ -120,7 +120,7 @@ fn capture(source: &Source, table: &str, from: Option<Checkpoint>) -> Outcome<(u
 }
 
 /// Rows that one statement adds; vtgate takes no more than 10,000.
-const PART: u64 = 5_000;
+const PART: usize = 5_000;
 
 fn make_table(uri: &str, table: &str, declared: &str, value: &str, rows: u64) -> Outcome<()> {
     let mut conn = connect(uri)?;
@@ -128,7 +128,7 @@ fn make_table(uri: &str, table: &str, declared: &str, value: &str, rows: u64) ->
     conn.query_drop(format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, v {declared})"))?;
     let digit = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 \
                  UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)";
-    for from in (0..rows).step_by(PART as usize) {
+    for from in (0..rows).step_by(PART) {
         let n = format!("{from} + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d");
         conn.query_drop(format!(
             "INSERT INTO {table} (id, v) SELECT n, {value} FROM (SELECT {n} AS n FROM {digit} a, {digit} b, {digit} c, \
@@ -141,8 +141,8 @@ fn make_table(uri: &str, table: &str, declared: &str, value: &str, rows: u64) ->
 /// Adds each row once more.
 fn double(uri: &str, table: &str, rows: u64) -> Outcome<()> {
     let mut conn = connect(uri)?;
-    for from in (0..rows).step_by(PART as usize) {
-        let (first, last) = (from + 1, from + PART);
+    for from in (0..rows).step_by(PART) {
+        let (first, last) = (from + 1, from + PART as u64);
         conn.query_drop(format!(
             "INSERT INTO {table} (id, v) SELECT id + {rows}, v FROM {table} WHERE id BETWEEN {first} AND {last} AND id <= {rows}"
         ))?;

@@ -167,6 +167,8 @@ impl<'a> Row<'a> {
 pub struct ColumnData {
     valid: Validity,
     values: Values,
+    /// Rows in which parts of a text were replaced, in order.
+    replaced: Vec<usize>,
 }
 
 /// The values themselves. A NULL takes the place of a value: zero, or no bytes.
@@ -207,7 +209,7 @@ impl ColumnData {
                 Values::Bytes(VarLen::default())
             }
         };
-        Self { valid: Validity::default(), values }
+        Self { valid: Validity::default(), values, replaced: Vec::new() }
     }
 
     /// The number of values, NULLs included.
@@ -238,6 +240,12 @@ impl ColumnData {
     /// The values.
     pub fn values(&self) -> &Values {
         &self.values
+    }
+
+    /// The rows, in order, whose text is not what the source holds: parts of it were replaced by
+    /// [`MalformedText::Replace`](crate::MalformedText::Replace).
+    pub fn replaced(&self) -> &[usize] {
+        &self.replaced
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -389,6 +397,13 @@ impl ColumnData {
         Ok(())
     }
 
+    /// Pushes a text of which parts were replaced.
+    pub(crate) fn push_replaced_text(&mut self, value: &str) -> Result<()> {
+        self.push_text(value)?;
+        self.replaced.push(self.valid.len - 1);
+        Ok(())
+    }
+
     pub(crate) fn push_bytes(&mut self, value: &[u8]) -> Result<()> {
         let Values::Bytes(values) = &mut self.values else { return Err(self.mismatch("bytes")) };
         values.push(value);
@@ -413,11 +428,15 @@ impl ColumnData {
             _ => return Err(self.mismatch("a value of another column")),
         }
         self.valid.push(true);
+        if other.replaced.binary_search(&row).is_ok() {
+            self.replaced.push(self.valid.len - 1);
+        }
         Ok(())
     }
 
     fn truncate(&mut self, rows: usize) {
         self.valid.truncate(rows);
+        self.replaced.truncate(self.replaced.partition_point(|&row| row < rows));
         match &mut self.values {
             Values::Int(values) => values.truncate(rows),
             Values::UInt(values) => values.truncate(rows),
@@ -444,7 +463,11 @@ impl ColumnData {
             Values::Text(values) => Values::Text(values.gather(rows)),
             Values::Bytes(values) => Values::Bytes(values.gather(rows)),
         };
-        Self { valid, values }
+        let replaced = match self.replaced.is_empty() {
+            true => Vec::new(),
+            false => (0..rows.len()).filter(|&at| self.replaced.binary_search(&rows[at]).is_ok()).collect(),
+        };
+        Self { valid, values, replaced }
     }
 }
 
@@ -476,7 +499,6 @@ impl VarLen {
         self.ends.is_empty()
     }
 
-    /// The values of some rows, one after the other.
     /// The values of some rows, one after the other.
     #[cfg(feature = "duckdb")]
     pub(crate) fn range(&self, rows: std::ops::Range<usize>) -> impl ExactSizeIterator<Item = &[u8]> {

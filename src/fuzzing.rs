@@ -13,8 +13,11 @@ use crate::batch::Batch;
 use crate::change::{Change, ChangeBatch};
 use crate::gtid::GtidSet;
 use crate::options::{SinkOptions, SourceOptions};
+use crate::policy::MalformedText;
 use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
+use crate::source::charset::Charset;
+use crate::source::mysql::{TextForm, push};
 use crate::source::vstream::decode::{self, FieldPlan};
 use crate::source::vstream::event::{EventKind, FieldColumn, FieldEvent, RowImage, encode, read_response};
 use crate::source::vstream::machine::{Machine, Plan, PlannedTable, nothing_copied};
@@ -181,6 +184,7 @@ pub fn events(input: &[u8]) {
         now: DateTime::default(),
         transaction_bytes: if mode & 2 == 0 { 1 << 20 } else { 8 },
         declared: Arc::default(),
+        malformed_text: MalformedText::default(),
     };
     let mut machine = if mode & 1 == 0 {
         Machine::copy(plan, table, nothing_copied("ks", &shards), Vec::new(), (mode & 4 != 0).then_some(8))
@@ -357,9 +361,9 @@ pub fn row_images(input: &[u8]) {
         let EventKind::Field(mut field) = event.kind else { return Ok(()) };
         field.enum_set_string_values = flags & 1 == 0;
         let table = Table::new("t", Vec::new());
-        let added = decode::compare(&field, &table, None)?.added;
+        let added = decode::compare(&field, &table, None, MalformedText::Replace)?.added;
         let table = table.with_columns(added).with_primary_key(&["id"])?;
-        let plan = FieldPlan::new(&field, &table, None, None)?;
+        let plan = FieldPlan::new(&field, &table, None, None, MalformedText::Replace)?;
         let mut image = RowImage::default();
         let values = image.read(message, plan.width())?;
         assert!(values.len() <= message.len());
@@ -406,7 +410,7 @@ fn decoded_again(declared: &str, text: &[u8]) -> Result<Option<Vec<u8>>> {
     let field = FieldColumn { name: "v".into(), charset: UTF8MB4, column_type: declared.into(), ..FieldColumn::default() };
     let event = FieldEvent { table: "t".into(), fields: vec![field], enum_set_string_values: true, ..FieldEvent::default() };
     let table = Table::new("t", vec![Column::new("v", ColumnType::parse(declared)?, true)]);
-    let plan = FieldPlan::new(&event, &table, None, None)?;
+    let plan = FieldPlan::new(&event, &table, None, None, MalformedText::Error)?;
     let message = encode::image(&[Some(text)]);
     let mut image = RowImage::default();
     let values = image.read(&message, 1)?;
@@ -447,7 +451,9 @@ pub fn values(input: &[u8]) {
         let table = Arc::new(Table::new("t", vec![Column::new("v", declared.clone(), true)]));
         let mut batch = Batch::new(table);
         let value = mysql::Value::Bytes(text.to_vec());
-        batch.push_row(|columns| crate::source::mysql::push(&mut columns[0], &declared, &value)).map(|()| printed(batch.value(0, 0)))
+        let form = TextForm { charset: Charset::Utf8, malformed: MalformedText::Error };
+        let pushed = batch.push_row(|columns| push(&mut columns[0], &declared, &value, form, &mut String::new()));
+        pushed.map(|()| printed(batch.value(0, 0)))
     };
     if let Ok(Some(once)) = decode(text) {
         let again = decode(&once);

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::policy::{MalformedText, OutOfRange, ZeroDates};
 use crate::report::{Report, peak_memory_bytes};
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::value::ZeroDates;
 use crate::{Error, ErrorKind, Result};
 
 /// How rows get into a destination's table.
@@ -40,6 +40,8 @@ pub struct IngestOptions {
     full_refresh: bool,
     hard_delete: bool,
     zero_dates: ZeroDates,
+    malformed_text: MalformedText,
+    out_of_range: OutOfRange,
     progress: Option<ProgressCallback>,
     cancel: Cancel,
 }
@@ -122,10 +124,24 @@ impl IngestOptions {
         self
     }
 
-    /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].
+    /// What becomes of dates that no calendar has. Default: [`ZeroDates::Null`].
     #[must_use]
     pub fn with_zero_dates(mut self, zero_dates: ZeroDates) -> Self {
         self.zero_dates = zero_dates;
+        self
+    }
+
+    /// What becomes of bytes that are no text of their column's character set. Default: [`MalformedText::Error`].
+    #[must_use]
+    pub fn with_malformed_text(mut self, malformed_text: MalformedText) -> Self {
+        self.malformed_text = malformed_text;
+        self
+    }
+
+    /// What becomes of numbers that SQLite's do not hold. Default: [`OutOfRange::Mixed`].
+    #[must_use]
+    pub fn with_out_of_range(mut self, out_of_range: OutOfRange) -> Self {
+        self.out_of_range = out_of_range;
         self
     }
 
@@ -178,9 +194,19 @@ impl IngestOptions {
         self.hard_delete
     }
 
-    /// What becomes of dates that the destination's types cannot hold.
+    /// What becomes of dates that no calendar has.
     pub fn zero_dates(&self) -> ZeroDates {
         self.zero_dates
+    }
+
+    /// What becomes of bytes that are no text of their column's character set.
+    pub fn malformed_text(&self) -> MalformedText {
+        self.malformed_text
+    }
+
+    /// What becomes of numbers that SQLite's do not hold.
+    pub fn out_of_range(&self) -> OutOfRange {
+        self.out_of_range
     }
 
     /// The handle that ends the run from outside.
@@ -225,6 +251,8 @@ impl fmt::Debug for IngestOptions {
             .field("full_refresh", &self.full_refresh)
             .field("hard_delete", &self.hard_delete)
             .field("zero_dates", &self.zero_dates)
+            .field("malformed_text", &self.malformed_text)
+            .field("out_of_range", &self.out_of_range)
             .field("progress", &self.progress.is_some())
             .field("cancel", &self.cancel)
             .finish()
@@ -243,6 +271,7 @@ impl fmt::Debug for IngestOptions {
 pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result<Report> {
     let begun = Instant::now();
     sink.set_zero_dates(options.zero_dates);
+    sink.set_out_of_range(options.out_of_range);
     let mut report = match source.options().capture() {
         None => batch::copy_tables(source, sink, options, begun)?,
         #[cfg(feature = "vstream")]

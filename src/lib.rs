@@ -23,6 +23,7 @@
 //! | read rows oneself | [`Source::rows`], [`Batch`], [`ValueRef`] |
 //! | read changes oneself | `Source::changes`, [`ChangeBatch`], [`Checkpoint`] |
 //! | write oneself | [`Sink::replace`], [`Sink::append`], [`Sink::merge`] |
+//! | choose what becomes of values that do not fit | [`MalformedText`], [`OutOfRange`], [`ZeroDates`], [`TimeType`], [`EnumType`] |
 //! | end a run from outside | [`Cancel`] |
 //! | know what went wrong | [`Error::kind`], [`ErrorKind`], [`PositionFault`] |
 //!
@@ -53,6 +54,7 @@ mod gtid;
 mod ingest;
 mod keyrange;
 mod options;
+mod policy;
 mod position;
 mod queue;
 mod report;
@@ -72,8 +74,10 @@ pub use error::{Error, ErrorKind, PositionFault, Result};
 pub use gtid::{GtidSet, ServerUuid};
 pub use ingest::{IngestOptions, Progress, Strategy, ingest};
 pub use options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
+    Workload,
 };
+pub use policy::{ChangedValues, MalformedText, OutOfRange, ValueChange, ZeroDates};
 pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
 pub use report::{Report, TableReport, TableState};
 pub use schema::{Column, ColumnType, Table, TableName};
@@ -84,7 +88,7 @@ pub use source::mysql::{Rows, ServerKind};
 #[cfg(feature = "vstream")]
 pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;
-pub use value::{DateTime, Time, ValueRef, ZeroDates};
+pub use value::{DateTime, Time, ValueRef};
 
 /// Compiles the programs in the README.
 #[cfg(doctest)]

@@ -117,6 +117,40 @@ pub struct DuckDbOptions {
     path: PathBuf,
     memory_limit_bytes: Option<u64>,
     threads: Option<u16>,
+    time_type: TimeType,
+    enum_type: EnumType,
+}
+
+/// How DuckDB stores `TIME`, which in MySQL goes from -838:59:59 to 838:59:59. DuckDB's own `TIME` ends after 24 hours.
+///
+/// A table that was made with the other choice is refused, since a column would hold two forms; `full_refresh` and the strategy `replace` make it anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum TimeType {
+    /// As `INTERVAL`, in microseconds. In a URI: `interval`.
+    #[default]
+    Interval,
+    /// As `VARCHAR`, the text that MySQL prints. It does not sort by value. In a URI: `text`.
+    Text,
+}
+
+/// How DuckDB stores `ENUM`.
+///
+/// Change capture goes on with a table that was made with the other choice: a column that is `VARCHAR` stays so, since it holds every member; one that
+/// is an `ENUM` becomes `VARCHAR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum EnumType {
+    /// As `VARCHAR`. In a URI: `varchar`.
+    #[default]
+    Varchar,
+    /// As DuckDB's `ENUM`, with the members in MySQL's order, so that it sorts alike. Before them stands the empty string, which MySQL stores in the place
+    /// of a value that is no member, unless that is a member itself. In a URI: `enum`.
+    ///
+    /// When the source changes the members, the type is replaced: those that the source has no more come last, for the rows that still have them. A
+    /// column is `VARCHAR` if one of its members has a question mark: MySQL shows one for each character beyond utf8mb3, so what the member is cannot be
+    /// known.
+    Enum,
 }
 
 /// How to open an SQLite database.
@@ -594,7 +628,8 @@ impl SinkOptions {
 impl DuckDbOptions {
     /// A database file, which is made if it is not there; `:memory:` is a database that ends with the connection.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), memory_limit_bytes: None, threads: None }
+        let (time_type, enum_type) = (TimeType::default(), EnumType::default());
+        Self { path: path.into(), memory_limit_bytes: None, threads: None, time_type, enum_type }
     }
 
     /// How much memory DuckDB may use before it spills to disk, 1 MiB or more. Default: none set, and the writer chooses.
@@ -611,9 +646,33 @@ impl DuckDbOptions {
         self
     }
 
+    /// How `TIME` is stored. Default: [`TimeType::Interval`].
+    #[must_use]
+    pub fn with_time_type(mut self, time_type: TimeType) -> Self {
+        self.time_type = time_type;
+        self
+    }
+
+    /// How `ENUM` is stored. Default: [`EnumType::Varchar`].
+    #[must_use]
+    pub fn with_enum_type(mut self, enum_type: EnumType) -> Self {
+        self.enum_type = enum_type;
+        self
+    }
+
     /// The database file, or `:memory:`.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How `TIME` is stored.
+    pub fn time_type(&self) -> TimeType {
+        self.time_type
+    }
+
+    /// How `ENUM` is stored.
+    pub fn enum_type(&self) -> EnumType {
+        self.enum_type
     }
 
     /// How much memory DuckDB may use.

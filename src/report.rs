@@ -1,7 +1,8 @@
 //! What a run did.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use crate::policy::ChangedValues;
 
 /// What a run did, table by table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub struct TableReport {
     pub position: Option<String>,
     /// Whether the destination has all that the source had.
     pub state: TableState,
-    /// Dates that became NULL by [`ZeroDates::Null`](crate::ZeroDates::Null), by column.
-    pub nulled_dates: BTreeMap<String, u64>,
+    /// Values that are stored as something else than the source holds, by a policy that says so; by column, and empty where there are none.
+    pub changed_values: Vec<ChangedValues>,
     /// What a reader should know beside the figures: that the table was copied anew, and why.
     pub notes: Vec<String>,
     /// How long the table took.
@@ -64,7 +65,7 @@ impl TableReport {
             bytes: 0,
             position: None,
             state: TableState::Partial,
-            nulled_dates: BTreeMap::new(),
+            changed_values: Vec::new(),
             notes: Vec::new(),
             elapsed: Duration::ZERO,
         }

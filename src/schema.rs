@@ -173,6 +173,13 @@ impl Table {
         self
     }
 
+    /// The same table, with columns of bytes in place of those of text.
+    #[must_use]
+    pub(crate) fn with_text_as_bytes(mut self) -> Self {
+        self.columns = self.columns.into_iter().map(Column::into_bytes).collect();
+        self
+    }
+
     /// The same table with more columns at its end.
     #[must_use]
     pub(crate) fn with_columns(mut self, columns: impl IntoIterator<Item = Column>) -> Self {
@@ -189,11 +196,13 @@ pub struct Column {
     nullable: bool,
     generated: bool,
     collation: Option<String>,
+    /// It is text at the source, whose bytes are read as they are.
+    text_as_bytes: bool,
 }
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, column_type: ColumnType, nullable: bool) -> Self {
-        Self { name: name.into(), column_type, nullable, generated: false, collation: None }
+        Self { name: name.into(), column_type, nullable, generated: false, collation: None, text_as_bytes: false }
     }
 
     #[must_use]
@@ -205,6 +214,16 @@ impl Column {
     #[must_use]
     pub(crate) fn generated(mut self, generated: bool) -> Self {
         self.generated = generated;
+        self
+    }
+
+    /// The same column, read as bytes if it is text.
+    #[must_use]
+    pub(crate) fn into_bytes(mut self) -> Self {
+        if matches!(self.column_type, ColumnType::Text { .. }) {
+            self.column_type = ColumnType::Binary { fixed: None };
+            self.text_as_bytes = true;
+        }
         self
     }
 
@@ -226,6 +245,11 @@ impl Column {
     /// Whether the source computes the column. Such columns are read like any other.
     pub fn is_generated(&self) -> bool {
         self.generated
+    }
+
+    /// Whether this is a column of text whose bytes are read as they are, by [`MalformedText::Bytes`](crate::MalformedText::Bytes).
+    pub fn is_text_as_bytes(&self) -> bool {
+        self.text_as_bytes
     }
 
     /// The collation of text, `ENUM` and `SET` (`utf8mb4_0900_ai_ci`), whose name begins with that of its character set; `None` for other types, and
@@ -319,6 +343,15 @@ impl ColumnType {
             (Self::Decimal { precision, scale }, Self::Decimal { precision: other, scale: same }) => precision >= other && scale == same,
             (Self::Text { length }, Self::Text { length: other }) => length.is_none_or(|length| other.is_some_and(|other| length >= other)),
             _ => self == narrower,
+        }
+    }
+
+    /// The type of bytes in place of that of text; others stay.
+    #[must_use]
+    pub(crate) fn into_bytes(self) -> Self {
+        match self {
+            Self::Text { .. } => Self::Binary { fixed: None },
+            other => other,
         }
     }
 

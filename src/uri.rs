@@ -10,7 +10,8 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
+    Workload,
 };
 use crate::tls::Tls;
 
@@ -180,6 +181,8 @@ impl SinkOptions {
     /// | --- | --- | --- | --- |
     /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | the writer chooses |
     /// | `threads` | `duckdb` | 1 to 1024 | one per core |
+    /// | `time_type` | `duckdb` | `interval`, `text` | `interval` |
+    /// | `enum_type` | `duckdb` | `varchar`, `enum` | `varchar` |
     /// | `busy_timeout` | `sqlite` | 1ms to 24h | `5s` |
     ///
     /// # Errors
@@ -208,6 +211,12 @@ impl SinkOptions {
                 let threads = parse_number(&threads).and_then(|threads| u16::try_from(threads).ok());
                 options = options.with_threads(threads.ok_or_else(|| Error::config("`threads` must be a number from 1 to 1024"))?);
             }
+            if let Some(time_type) = parameters.choice("time_type", &[("interval", TimeType::Interval), ("text", TimeType::Text)])? {
+                options = options.with_time_type(time_type);
+            }
+            if let Some(enum_type) = parameters.choice("enum_type", &[("varchar", EnumType::Varchar), ("enum", EnumType::Enum)])? {
+                options = options.with_enum_type(enum_type);
+            }
             Self::from(options)
         } else {
             let mut options = SqliteOptions::new(path);
@@ -225,7 +234,7 @@ const SOURCES: &str = "`mysql://` or `mysql+cdc://`";
 const SINKS: &str = "`duckdb://` or `sqlite://`";
 
 /// Every parameter, and the schemes that take it.
-const PARAMETERS: [(&str, &[&str]); 22] = [
+const PARAMETERS: [(&str, &[&str]); 24] = [
     ("tls", &["mysql", "mysql+cdc"]),
     ("tls_ca", &["mysql", "mysql+cdc"]),
     ("tls_cert", &["mysql", "mysql+cdc"]),
@@ -247,6 +256,8 @@ const PARAMETERS: [(&str, &[&str]); 22] = [
     ("no_progress_timeout", &["mysql+cdc"]),
     ("memory_limit", &["duckdb"]),
     ("threads", &["duckdb"]),
+    ("time_type", &["duckdb"]),
+    ("enum_type", &["duckdb"]),
     ("busy_timeout", &["sqlite"]),
 ];
 
@@ -774,7 +785,7 @@ mod tests {
     fn sink_uris_set_what_they_say() {
         let duckdb = |path| DuckDbOptions::new(path);
         let sqlite = |path| SqliteOptions::new(path);
-        let cases: [(&str, SinkOptions); 11] = [
+        let cases: [(&str, SinkOptions); 13] = [
             ("duckdb:///data/shop.duckdb", duckdb("/data/shop.duckdb").into()),
             ("duckdb://shop.duckdb", duckdb("shop.duckdb").into()),
             ("DuckDB://data/shop.duckdb", duckdb("data/shop.duckdb").into()),
@@ -782,6 +793,11 @@ mod tests {
             ("duckdb:///a%20b%3Fc%23d%25", duckdb("/a b?c#d%").into()),
             ("duckdb:///a@b", duckdb("/a@b").into()),
             ("duckdb:///x?memory_limit=256MiB&threads=2", duckdb("/x").with_memory_limit_bytes(256 << 20).with_threads(2).into()),
+            (
+                "duckdb:///x?time_type=text&enum_type=enum",
+                duckdb("/x").with_time_type(TimeType::Text).with_enum_type(EnumType::Enum).into(),
+            ),
+            ("duckdb:///x?time_type=interval&enum_type=varchar", duckdb("/x").into()),
             ("sqlite:///data/shop.db", sqlite("/data/shop.db").into()),
             ("sqlite://shop.db", sqlite("shop.db").into()),
             ("sqlite://:memory:", SqliteOptions::default().into()),
@@ -815,11 +831,16 @@ mod tests {
             ("duckdb:///x?threads=1025", "`threads` must be"),
             ("duckdb:///x?threads=99999", "`threads` must be"),
             ("duckdb:///x?threads=two", "`threads` must be"),
+            ("duckdb:///x?time_type=TIME", "`time_type` must be `interval` or `text`"),
+            ("duckdb:///x?enum_type=int", "`enum_type` must be `varchar` or `enum`"),
             ("duckdb:///x?memory_limit=1", "at least 1MiB"),
             ("duckdb:///x?memory_limit=1GB", "as in `64MiB`"),
             ("duckdb:///x?busy_timeout=1s", "`busy_timeout` is a parameter of `sqlite://`, not of `duckdb://`"),
             ("duckdb:///x?memory-limit=1GiB", "it is called `memory_limit` here"),
-            ("duckdb:///x?access_mode=read", "unknown parameter `access_mode`; `duckdb://` knows `memory_limit` and `threads`"),
+            (
+                "duckdb:///x?access_mode=read",
+                "unknown parameter `access_mode`; `duckdb://` knows `memory_limit`, `threads`, `time_type` and `enum_type`",
+            ),
             ("sqlite:///x?threads=1", "`threads` is a parameter of `duckdb://`, not of `sqlite://`; `sqlite://` knows `busy_timeout`"),
             ("sqlite:///x?busy_timeout=0s", "`busy_timeout` must be from 1ms to 24h"),
             ("sqlite:///x?busy_timeout=1s&busy_timeout=1s", "`busy_timeout` is given twice"),

@@ -1,7 +1,7 @@
 //! Values as MySQL holds them.
 //!
 //! Nothing here rounds, clamps or forgets: dates may have a month or a day of zero, times go to 838 hours, decimals keep their digits as
-//! text. Sinks turn these into what they can hold, by the policy of [`ZeroDates`].
+//! text. Sinks turn these into what they can hold, by the policies of [`crate::policy`].
 
 use std::fmt;
 
@@ -260,19 +260,6 @@ impl fmt::Display for ValueRef<'_> {
             }
         }
     }
-}
-
-/// What becomes of values that a destination's type cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ZeroDates {
-    /// Zero and partial dates become NULL, and the report counts them per column.
-    #[default]
-    Null,
-    /// They are an error that names table and column.
-    Error,
-    /// Columns of dates are stored as text, exactly as MySQL prints them.
-    Text,
 }
 
 fn push_fraction(text: &mut String, micros: u32, fraction: u8) {

@@ -69,7 +69,7 @@ fn copy_table(
 ) -> Result<()> {
     loop {
         options.cancel().check()?;
-        let rows = source.rows_unless(Arc::clone(table), options.cancel())?;
+        let rows = source.rows_unless(Arc::clone(table), options.malformed_text(), options.cancel())?;
         let error = match copy_rows(rows, sink, options, target, entry, &progress) {
             // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
             Err(error) if error.kind() == ErrorKind::Connect => error,
@@ -105,9 +105,9 @@ fn copy_rows(
         entry.bytes += batch.bytes() as u64;
         progress(entry);
     }
-    let nulled_dates = load.nulled_dates();
+    let changed_values = load.changed_values();
     let written = load.commit()?;
     entry.rows_inserted = written.rows;
-    entry.nulled_dates = nulled_dates;
+    entry.changed_values = changed_values;
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     let mut accounts = accounts(source, sink, options)?;
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
     // Nothing is written before every position has been judged.
-    let mut request = CaptureRequest::new();
+    let mut request = CaptureRequest::new().with_malformed_text(options.malformed_text());
     let mut refused = None;
     for account in accounts.iter_mut().filter(|account| !account.is_failed()) {
         let stored = match options.full_refresh() {
@@ -109,7 +109,7 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     for account in accounts {
         let caught_up = caught_up && !account.is_copied_anew;
         let mut entry = account.report;
-        entry.nulled_dates = merge.nulled_dates(&entry.source);
+        entry.changed_values = merge.changed_values(&entry.source);
         entry.elapsed = begun.elapsed();
         if !matches!(entry.state, TableState::Failed { .. }) {
             entry.state = match &error {

@@ -464,6 +464,15 @@ fn print_columns(columns: &[OwnColumn]) -> String {
     columns.iter().map(print).collect::<Vec<_>>().join(", ")
 }
 
+/// Where a type ends that another column follows. Only within the strings of an ENUM a type has quotation marks.
+fn end_of_type(text: &str) -> Option<usize> {
+    let mut is_in_string = false;
+    text.char_indices().find_map(|(at, character)| {
+        is_in_string ^= character == '\'';
+        (!is_in_string && text[at..].starts_with(", \"")).then_some(at)
+    })
+}
+
 fn parse_columns(text: &str) -> Result<Vec<OwnColumn>> {
     let damaged = || {
         let message = format!("the columns in `{CHECKPOINT_TABLE}` cannot be read: rebuild the table with full_refresh");
@@ -489,8 +498,10 @@ fn parse_columns(text: &str) -> Result<Vec<OwnColumn>> {
             }
         }
         rest = rest.strip_prefix(' ').ok_or_else(damaged)?;
-        // No name of a type has a quotation mark.
-        let (declared_type, after) = rest.split_once(", \"").map_or((rest, None), |(declared, after)| (declared, Some(after)));
+        let (declared_type, after) = match end_of_type(rest) {
+            Some(end) => (rest.get(..end).ok_or_else(damaged)?, Some(())),
+            None => (rest, None),
+        };
         let (declared, is_at_source) = declared_type.strip_suffix(DROPPED).map_or((declared_type, true), |declared| (declared, false));
         columns.push(OwnColumn { stored: StoredColumn { name, declared_type: declared.to_owned() }, is_at_source });
         rest = match after {

@@ -63,6 +63,8 @@ impl Frontier {
         let Some(column) = table.primary_key().first().map(|&index| &table.columns()[index]) else { return Ok(Self::Unknown) };
         let is_bytes = is_bytes(column.column_type());
         let greatest = match column.column_type() {
+            // Not in the order of the members.
+            ColumnType::Enum { .. } => format!("hex(max(CAST({} AS VARCHAR)))", quoted(column.name())),
             // As hexadecimal digits, which come whole whatever the bytes are.
             _ if is_bytes => format!("hex(max({}))", quoted(column.name())),
             // SQLite has large numbers without a sign as text.

@@ -19,11 +19,14 @@ use std::time::Instant;
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
-use super::{Destination, Nulled, Sink, StoredColumn, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name};
+use super::{
+    Destination, Sink, StoredColumn, append_counted, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name,
+};
 use crate::batch::Batch;
 use crate::change::{
     Change, ChangeBatch, Checkpoint, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges, bookkeeping_columns, stored_table,
 };
+use crate::policy::{ChangedByName, ChangedValues};
 use crate::schema::{Column, Table, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
@@ -90,7 +93,9 @@ struct Target {
     coming: VecDeque<Vec<(Column, Option<String>)>>,
     /// Rows were written in the open transaction.
     written: bool,
-    nulled: BTreeMap<String, u64>,
+    /// Values that policies have changed: those that are durable, and those of the open transaction.
+    changed: ChangedByName,
+    changing: ChangedByName,
 }
 
 impl Target {
@@ -105,7 +110,8 @@ impl Target {
             fence: None,
             coming: VecDeque::new(),
             written: false,
-            nulled: BTreeMap::new(),
+            changed: ChangedByName::default(),
+            changing: ChangedByName::default(),
         }
     }
 
@@ -275,6 +281,7 @@ impl Merge<'_> {
     }
 
     fn undo(&mut self) {
+        self.targets.values_mut().for_each(|target| target.changing.clear());
         if self.open.take().is_some()
             && let Err(error) = self.destination.rollback()
         {
@@ -316,7 +323,10 @@ impl Merge<'_> {
         }
         self.destination.commit()?;
         self.open = None;
-        self.targets.values_mut().for_each(|target| target.written = false);
+        for target in self.targets.values_mut() {
+            target.written = false;
+            target.changed.take_all(&mut target.changing);
+        }
         Ok(())
     }
 
@@ -480,12 +490,12 @@ impl Merge<'_> {
         // In parts, because each part is a copy of its rows.
         for part in puts.chunks(PART_ROWS) {
             let batch = changes.to_stored(&shape, part)?;
-            let nulled = if fits(destination, target, &shape) {
-                destination.append(target.current(), &batch)?
+            if fits(destination, target, &shape) {
+                let name = target.building.as_ref().unwrap_or(&target.name);
+                append_counted(destination, name, &batch, &mut target.changing)?;
             } else {
-                append_converted(destination, target, &batch)?
-            };
-            count_nulled(target, &shape, &nulled);
+                append_converted(destination, target, &batch)?;
+            }
         }
         Ok(())
     }
@@ -499,12 +509,18 @@ impl Merge<'_> {
         let part = TableName::new("_ingest_part");
         make_temporary(destination, &part, &shape)?;
         let batch = changes.to_stored(&shape, &[Put { image: row, last: row }])?;
-        let nulled = destination.append(&part, &batch)?;
+        let mut changed = ChangedByName::default();
+        append_counted(destination, &part, &batch, &mut changed)?;
         let absent = changes.absent(row);
         let is_key = |index: &usize| shape.primary_key().contains(index);
-        let present = (0..shape.columns().len()).filter(|index| !absent.contains(index) && !is_key(index));
+        let present: Vec<&str> = (0..shape.columns().len())
+            .filter(|index| !absent.contains(index) && !is_key(index))
+            .map(|index| shape.columns()[index].name())
+            .collect();
+        changed.retain(|column| present.contains(&column));
+        target.changing.take_all(&mut changed);
         let (into, from) = (qualified(&name), qualified(&part));
-        let set: Vec<String> = present.map(|index| format!("{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
+        let set: Vec<String> = present.iter().map(|column| format!("{0} = {from}.{0}", quoted(column))).collect();
         let same: Vec<String> =
             shape.primary_key().iter().map(|&index| format!("{into}.{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
         let same = same.join(" AND ");
@@ -519,13 +535,12 @@ impl Merge<'_> {
         }
         target.content.remove(revived, revived);
         target.content.add(revived, 0, Some(changes.lsn(row)));
-        count_nulled(target, &shape, &nulled);
         Ok(())
     }
 
-    /// Dates of a table that became NULL, by column.
-    pub(crate) fn nulled_dates(&self, source_table: &str) -> BTreeMap<String, u64> {
-        self.targets.get(source_table).map(|target| target.nulled.clone()).unwrap_or_default()
+    /// Values of a table that policies have changed, as far as they are durable.
+    pub fn changed_values(&self, source_table: &str) -> Vec<ChangedValues> {
+        self.targets.get(source_table).map(|target| target.changed.list()).unwrap_or_default()
     }
 
     /// Puts tables that were built anew in the place of the old ones, all in one transaction with their checkpoints.
@@ -666,10 +681,14 @@ fn require_wider(destination: &dyn Destination, name: &TableName, column: &Colum
     if destination.widens(stored, &declared) {
         return Ok(());
     }
+    let what = match column.is_text_as_bytes() {
+        true => "the bytes of text".to_owned(),
+        false => column.column_type().to_string(),
+    };
     let message = format!(
-        "column `{name}.{}` is {stored} in the destination, but {} ({declared}) at the source now: rebuild the table with full_refresh",
-        column.name(),
-        column.column_type()
+        "column `{name}.{}` is {stored} in the destination, but {what} ({declared}) at the source now: rebuild the table with full_refresh, or \
+         keep the options that it was made with",
+        column.name()
     );
     Err(Error::new(ErrorKind::SchemaChange, message).with_column(column.name()))
 }
@@ -731,7 +750,9 @@ fn shape_of(target: &Target, changes: &TableChanges) -> Arc<Table> {
 /// Whether rows of this form can be appended as they are.
 fn fits(destination: &dyn Destination, target: &Target, shape: &Table) -> bool {
     let same = |column: &Column| {
-        target.column(column.name()).is_some_and(|found| found.declared_type == destination.declared(column.column_type()))
+        target
+            .column(column.name())
+            .is_some_and(|found| destination.appends(&found.declared_type, &destination.declared(column.column_type())))
     };
     target.coming.is_empty() && shape.columns().iter().all(same)
 }
@@ -777,10 +798,10 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
 
 /// Appends rows whose types are narrower than the stored ones, or that come from before a column was added and so get what rows of their age
 /// have in it.
-fn append_converted(destination: &mut dyn Destination, target: &Target, batch: &Batch) -> Result<Nulled> {
+fn append_converted(destination: &mut dyn Destination, target: &mut Target, batch: &Batch) -> Result<()> {
     let rows = TableName::new("_ingest_rows");
     make_temporary(destination, &rows, batch.table())?;
-    let nulled = destination.append(&rows, batch)?;
+    append_counted(destination, &rows, batch, &mut target.changing)?;
     let mut names: Vec<String> = batch.table().columns().iter().map(|column| quoted(column.name())).collect();
     let mut values = names.clone();
     for (column, default) in target.coming.iter().flatten() {
@@ -790,30 +811,22 @@ fn append_converted(destination: &mut dyn Destination, target: &Target, batch: &
         }
     }
     let (into, from) = (qualified(target.current()), qualified(&rows));
-    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", ")))?;
-    Ok(nulled)
+    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", "))).map(drop)
 }
 
 /// Makes a temporary table anew.
 fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
-    let columns: Vec<String> =
-        table.columns().iter().map(|column| format!("{} {}", quoted(column.name()), destination.declared(column.column_type()))).collect();
-    destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
-    // Of the same kind as the tables that the values are compared with and go to. In an SQLite table that is not STRICT, numbers from 2^63 on, which
-    // are text, would become floating-point ones, and keys that differ in their last digits one key.
+    let declared = |column: &Column| format!("{} {}", quoted(column.name()), destination.declared_temporarily(column.column_type()));
+    let columns: Vec<String> = table.columns().iter().map(declared).collect();
+    // Without what follows the columns SQLite would take `ANY` for a kind of number, and round those that it holds as text.
     let suffix = destination.table_suffix();
+    destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
     destination.execute(&format!("CREATE TEMP TABLE {} ({}){suffix}", qualified(name), columns.join(", "))).map(drop)
 }
 
 fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {
     let cell = destination.query_text(sql)?.into_iter().flatten().next().flatten();
     cell.and_then(|cell| cell.parse().ok()).ok_or_else(|| Error::new(ErrorKind::Sink, "a count is not a number"))
-}
-
-fn count_nulled(target: &mut Target, stored: &Table, nulled: &Nulled) {
-    for (column, count) in nulled.iter() {
-        *target.nulled.entry(stored.columns()[column].name().to_owned()).or_default() += count;
-    }
 }
 
 fn now_text() -> String {

@@ -11,8 +11,8 @@
 //! other's work. There are no nested ones: `begin` within a transaction is an error.
 //!
 //! **Rows.** `append` takes a batch into the open transaction and matches columns by name. A table may have columns that the batch lacks; they become
-//! NULL. Values are stored exactly, or the call fails and names the column (the caller adds the table, as a staging table's name helps nobody); the only other outcome is the policy of [`ZeroDates`],
-//! and `append` returns how often it was applied. A failed `append` leaves the transaction to be rolled back. An empty batch is
+//! NULL. Values are stored exactly, or the call fails and names the column (the caller adds the table, as a staging table's name helps nobody); the only other outcome is what
+//! the policies of [`crate::policy`] say, and `append` returns how many values they changed. A failed `append` leaves the transaction to be rolled back. An empty batch is
 //! allowed and does nothing. `append` may hold rows back in memory; `execute`, `query_text`, `commit` and the rest of the methods
 //! see them nevertheless.
 //!
@@ -50,8 +50,9 @@ pub(crate) use self::reduce::Put;
 
 use crate::batch::Batch;
 use crate::options::SinkOptions;
+use crate::policy::{Changed, ChangedByName, ChangedValues, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
-use crate::value::{DateTime, ZeroDates};
+use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
 /// What each kind of destination performs; the module's text is its contract.
@@ -72,13 +73,18 @@ pub(crate) trait Destination: Send {
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
 
     /// Takes rows into the open transaction.
-    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled>;
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed>;
 
     /// The columns of a table in their order, `None` if there is no such table.
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>>;
 
     /// The type in which values of `column_type` are stored.
     fn declared(&self, column_type: &ColumnType) -> String;
+
+    /// The type in which values of `column_type` lie in a temporary table, on their way to where they are stored.
+    fn declared_temporarily(&self, column_type: &ColumnType) -> String {
+        self.declared(column_type)
+    }
 
     /// What follows the column list of `CREATE TABLE`.
     fn table_suffix(&self) -> &'static str {
@@ -98,6 +104,9 @@ pub(crate) trait Destination: Send {
 
     /// The policy for dates that the destination's types cannot hold. It holds for what is declared and appended from now on.
     fn set_zero_dates(&mut self, policy: ZeroDates);
+
+    /// The same for numbers that the destination's types cannot hold, if there are any.
+    fn set_out_of_range(&mut self, _policy: OutOfRange) {}
 
     /// How many rows a replacing load may commit at a time to its staging table, if one transaction for all would take too much memory.
     fn rows_per_part(&self) -> Option<usize> {
@@ -130,7 +139,12 @@ pub(crate) trait Destination: Send {
         stored == declared
     }
 
-    /// Whether a column of type `stored` can become one of `declared` with all its values.
+    /// Whether `append` puts values of `declared` into a column of type `stored`.
+    fn appends(&self, stored: &str, declared: &str) -> bool {
+        stored == declared
+    }
+
+    /// Whether a column of type `stored` can become one that takes `declared`, with all its values.
     fn widens(&self, _stored: &str, _declared: &str) -> bool {
         false
     }
@@ -195,20 +209,18 @@ pub(crate) struct StoredColumn {
     pub(crate) declared_type: String,
 }
 
-/// How many dates became NULL by [`ZeroDates::Null`], by the column's index in the batch; columns without any are left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Nulled(BTreeMap<usize, u64>);
-
-impl Nulled {
-    pub(crate) fn add(&mut self, column: usize, count: u64) {
-        if count > 0 {
-            *self.0.entry(column).or_default() += count;
+/// Appends a batch, and counts the values in it that are not what the source holds.
+fn append_counted(destination: &mut dyn Destination, table: &TableName, batch: &Batch, changed: &mut ChangedByName) -> Result<()> {
+    let columns = batch.table().columns();
+    for (column, change, values) in destination.append(table, batch)?.iter() {
+        changed.add(columns[column].name(), change, values);
+    }
+    for (column, data) in columns.iter().zip(batch.columns()) {
+        if !data.replaced().is_empty() {
+            changed.add(column.name(), ValueChange::TextReplaced, data.replaced().len() as u64);
         }
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, u64)> {
-        self.0.iter().map(|(&column, &count)| (column, count))
-    }
+    Ok(())
 }
 
 /// An identifier as SQL takes it, whatever it holds.
@@ -323,9 +335,7 @@ impl Sink {
         Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
     }
 
-    /// What becomes of dates that the destination's types cannot hold. Default: [`ZeroDates::Null`].
-    ///
-    /// SQLite stores dates as text and so can hold them all; there only [`ZeroDates::Error`] makes a difference.
+    /// What becomes of dates that no calendar has. Default: [`ZeroDates::Null`].
     pub fn set_zero_dates(&mut self, policy: ZeroDates) {
         self.destination.set_zero_dates(policy);
     }
@@ -333,6 +343,11 @@ impl Sink {
     /// Refuses a name that the destination, or a run in it, keeps for itself.
     pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
         check_name(&*self.destination, name)
+    }
+
+    /// What becomes of numbers that SQLite's do not hold. Default: [`OutOfRange::Mixed`].
+    pub fn set_out_of_range(&mut self, policy: OutOfRange) {
+        self.destination.set_out_of_range(policy);
     }
 
     /// Begins to replace a table: rows go into a new table beside it, which takes its place when the load is committed. Columns, keys,
@@ -445,7 +460,7 @@ pub struct Load<'a> {
     table: Arc<Table>,
     written: Written,
     uncommitted: usize,
-    nulled: Nulled,
+    changed: ChangedByName,
     state: LoadState,
 }
 
@@ -465,7 +480,7 @@ impl<'a> Load<'a> {
             table: Arc::clone(table),
             written: Written::default(),
             uncommitted: 0,
-            nulled: Nulled::default(),
+            changed: ChangedByName::default(),
             state: LoadState::Open,
         }
     }
@@ -483,9 +498,7 @@ impl<'a> Load<'a> {
             return Err(Error::config(format!("rows of table `{}` were given to a load of `{}`", batch.table().name(), self.target)));
         }
         let into = self.staging.as_ref().unwrap_or(&self.target);
-        for (column, count) in self.destination.append(into, batch)?.iter() {
-            self.nulled.add(column, count);
-        }
+        append_counted(self.destination, into, batch, &mut self.changed)?;
         self.written.rows += batch.len() as u64;
         self.written.bytes += batch.bytes() as u64;
         self.uncommitted += batch.len();
@@ -520,9 +533,9 @@ impl<'a> Load<'a> {
         Ok(self.written)
     }
 
-    /// How many dates became NULL so far by [`ZeroDates::Null`], by the column's name.
-    pub fn nulled_dates(&self) -> BTreeMap<String, u64> {
-        self.nulled.iter().map(|(column, count)| (self.table.columns()[column].name().to_owned(), count)).collect()
+    /// The values so far that a policy has changed.
+    pub fn changed_values(&self) -> Vec<ChangedValues> {
+        self.changed.list()
     }
 
     /// Performs a step. A failure poisons the load.

@@ -1,18 +1,19 @@
 //! SQLite.
 //!
-//! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text, dates and times are text
-//! as MySQL prints them, which sorts like the moments do. The one loss: SQLite stores a floating-point zero without its sign.
+//! Tables are STRICT, so that a column holds what it declares. Numbers that SQLite's do not hold exactly are text ([`OutOfRange`]), dates and times are text
+//! as MySQL prints them; dates sort like the days do. The one loss: SQLite stores a floating-point zero without its sign.
 
 use std::path::Path;
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
+use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::SqliteOptions;
+use crate::policy::{Changed, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{ColumnType, TableName};
-use crate::value::{DateTime, ValueRef, ZeroDates};
+use crate::value::{DateTime, ValueRef};
 use crate::{Error, ErrorKind, Result};
 
 /// An SQLite database.
@@ -20,7 +21,13 @@ pub(super) struct Sqlite {
     connection: Connection,
     /// The file, as the user named it.
     path: String,
+    policies: Policies,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Policies {
     zero_dates: ZeroDates,
+    out_of_range: OutOfRange,
 }
 
 impl Sqlite {
@@ -40,7 +47,7 @@ impl Sqlite {
         connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|cause| sqlite_error(cause, &attempted))?;
         // One table is loaded at a time, and its rows come in no useful order: a small cache does.
         connection.execute_batch("PRAGMA cache_size = -32768").map_err(|cause| sqlite_error(cause, &attempted))?;
-        Ok(Self { connection, path: shown, zero_dates: ZeroDates::default() })
+        Ok(Self { connection, path: shown, policies: Policies::default() })
     }
 
     fn failed(&self, attempted: &str) -> impl Fn(rusqlite::Error) -> Error {
@@ -96,23 +103,29 @@ impl Destination for Sqlite {
         Ok(result)
     }
 
-    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled> {
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed> {
         let columns = batch.table().columns();
         let names: Vec<String> = columns.iter().map(|column| quoted(column.name())).collect();
         let marks = vec!["?"; columns.len()];
         let sql = format!("INSERT INTO {} ({}) VALUES ({})", qualified(table), names.join(", "), marks.join(", "));
         let failed = self.failed("rows cannot be written");
         let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let mut changed = Changed::default();
         for row in 0..batch.len() {
             for (index, column) in columns.iter().enumerate() {
-                let value = stored(batch.value(row, index), column.column_type(), self.zero_dates)
-                    .map_err(|error| error.with_column(column.name()))?;
+                let (column_type, in_column) = (column.column_type(), |error: Error| error.with_column(column.name()));
+                let value = stored(batch.value(row, index), column_type, self.policies).map_err(in_column)?;
+                if is_large_number(column_type)
+                    && self.policies.out_of_range == OutOfRange::Mixed
+                    && let ToSqlOutput::Owned(rusqlite::types::Value::Text(_)) = value
+                {
+                    changed.add(index, ValueChange::NumberAsText, 1);
+                }
                 statement.raw_bind_parameter(index + 1, value).map_err(&failed)?;
             }
             statement.raw_execute().map_err(&failed)?;
         }
-        // Text holds every date, so none becomes NULL.
-        Ok(Nulled::default())
+        Ok(changed)
     }
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
@@ -134,8 +147,11 @@ impl Destination for Sqlite {
 
     fn declared(&self, column_type: &ColumnType) -> String {
         match column_type {
-            // Up to 2^63 - 1 an INTEGER, beyond it TEXT.
-            ColumnType::Int { bits: 64, unsigned: true } | ColumnType::Bit { width: 64 } => "ANY",
+            large if is_large_number(large) => match self.policies.out_of_range {
+                OutOfRange::Mixed => "ANY",
+                OutOfRange::Error => "INTEGER",
+                OutOfRange::Text => "TEXT",
+            },
             ColumnType::Boolean | ColumnType::Int { .. } | ColumnType::Year | ColumnType::Bit { .. } => "INTEGER",
             ColumnType::Float | ColumnType::Double => "REAL",
             ColumnType::Decimal { .. }
@@ -162,6 +178,7 @@ impl Destination for Sqlite {
 
     fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
         Ok(match self.declared(column_type).as_str() {
+            "TEXT" if matches!(column_type, ColumnType::Bit { .. }) => literal(&bit_default(text)?.to_string()),
             "TEXT" => literal(text),
             "BLOB" => format!("x{}", literal(&binary_default(text))),
             "REAL" => format!("CAST({} AS REAL)", literal(text)),
@@ -184,7 +201,11 @@ impl Destination for Sqlite {
     }
 
     fn set_zero_dates(&mut self, policy: ZeroDates) {
-        self.zero_dates = policy;
+        self.policies.zero_dates = policy;
+    }
+
+    fn set_out_of_range(&mut self, policy: OutOfRange) {
+        self.policies.out_of_range = policy;
     }
 }
 
@@ -198,27 +219,36 @@ fn refuse_schema(table: &TableName) -> Result<()> {
     }
 }
 
-fn stored<'a>(value: ValueRef<'a>, column_type: &ColumnType, zero_dates: ZeroDates) -> Result<ToSqlOutput<'a>> {
+/// Whether numbers of the type may lie beyond 2^63 - 1.
+fn is_large_number(column_type: &ColumnType) -> bool {
+    matches!(column_type, ColumnType::Int { bits: 64, unsigned: true } | ColumnType::Bit { width: 64 })
+}
+
+fn stored<'a>(value: ValueRef<'a>, column_type: &ColumnType, policies: Policies) -> Result<ToSqlOutput<'a>> {
     use rusqlite::types::{Value, ValueRef as Sql};
     let date = |date: DateTime, text: String| {
-        if zero_dates == ZeroDates::Error && date.unix_days().is_none() {
+        if policies.zero_dates == ZeroDates::Error && date.unix_days().is_none() {
             return Err(Error::new(ErrorKind::Sink, "a date has a month or a day that no calendar has"));
         }
         Ok(ToSqlOutput::Owned(Value::Text(text)))
     };
+    let as_text = is_large_number(column_type) && policies.out_of_range == OutOfRange::Text;
     let unsigned = |number: u64| match i64::try_from(number) {
-        Ok(number) => ToSqlOutput::Owned(Value::Integer(number)),
-        Err(_) => ToSqlOutput::Owned(Value::Text(number.to_string())),
+        Ok(number) if !as_text => Ok(ToSqlOutput::Owned(Value::Integer(number))),
+        Err(_) if policies.out_of_range == OutOfRange::Error => {
+            Err(Error::new(ErrorKind::Sink, "a number is beyond 2^63 - 1, where SQLite's end (out_of_range)"))
+        }
+        _ => Ok(ToSqlOutput::Owned(Value::Text(number.to_string()))),
     };
     Ok(match (value, column_type) {
         (ValueRef::Null, _) => ToSqlOutput::Owned(Value::Null),
         (ValueRef::Boolean(value), _) => ToSqlOutput::Owned(Value::Integer(i64::from(value))),
         (ValueRef::Int(number), _) => ToSqlOutput::Owned(Value::Integer(number)),
-        (ValueRef::UInt(number), _) => unsigned(number),
+        (ValueRef::UInt(number), _) => unsigned(number)?,
         // By way of its shortest decimal form, so that 3.99 stays 3.99.
         (ValueRef::Float(number), _) => ToSqlOutput::Owned(Value::Real(number.to_string().parse().unwrap_or_else(|_| f64::from(number)))),
         (ValueRef::Double(number), _) => ToSqlOutput::Owned(Value::Real(number)),
-        (ValueRef::Bit(bytes), _) => unsigned(bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))),
+        (ValueRef::Bit(bytes), _) => unsigned(bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))?,
         (ValueRef::Decimal(text) | ValueRef::Text(text) | ValueRef::Json(text), _) => ToSqlOutput::Borrowed(Sql::Text(text.as_bytes())),
         (ValueRef::Bytes(bytes), _) => ToSqlOutput::Borrowed(Sql::Blob(bytes)),
         (ValueRef::Date(value), _) => date(value, value.date_text())?,
@@ -273,7 +303,7 @@ mod tests {
     fn floats_keep_their_shortest_decimal_form() {
         for (number, expected) in [(3.99_f32, 3.99_f64), (0.1, 0.1), (16_777_216.0, 16_777_216.0), (f32::MIN_POSITIVE, 1.175_494_4e-38)] {
             let ToSqlOutput::Owned(rusqlite::types::Value::Real(stored)) =
-                stored(ValueRef::Float(number), &ColumnType::Float, ZeroDates::Null).unwrap()
+                stored(ValueRef::Float(number), &ColumnType::Float, Policies::default()).unwrap()
             else {
                 panic!()
             };

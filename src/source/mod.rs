@@ -1,5 +1,6 @@
 //! Where rows come from.
 
+pub(crate) mod charset;
 pub(crate) mod mysql;
 #[cfg(any(feature = "vstream", feature = "_fuzzing", test))]
 pub(crate) mod vstream;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use self::mysql::{Connection, Interrupter, Rows, ServerKind};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
+use crate::policy::MalformedText;
 use crate::retry::Retry;
 use crate::schema::Table;
 use crate::{Error, ErrorKind, Result};
@@ -105,10 +107,19 @@ impl Source {
     /// # Errors
     /// Those of connecting; a column that is gone shows when the first batch is asked for.
     pub fn rows_of(&self, table: Arc<Table>) -> Result<Rows> {
-        self.rows_unless(table, &Cancel::new())
+        self.rows_with(table, MalformedText::default())
     }
 
-    pub(crate) fn rows_unless(&self, table: Arc<Table>, cancel: &Cancel) -> Result<Rows> {
+    /// Reads all rows of a table, with a choice of what becomes of bytes that are no text of their column's character set. With
+    /// [`MalformedText::Bytes`] the table of the batches has columns of bytes in place of those of text.
+    ///
+    /// # Errors
+    /// As [`Source::rows_of`].
+    pub fn rows_with(&self, table: Arc<Table>, malformed_text: MalformedText) -> Result<Rows> {
+        self.rows_unless(table, malformed_text, &Cancel::new())
+    }
+
+    pub(crate) fn rows_unless(&self, table: Arc<Table>, malformed_text: MalformedText, cancel: &Cancel) -> Result<Rows> {
         let connection = self.persist(cancel, || {
             let connection = match self.take_idle() {
                 Some(connection) => unless(cancel, connection.interrupter(), || Ok(connection.if_alive()))?,
@@ -116,7 +127,7 @@ impl Source {
             };
             connection.map_or_else(|| Connection::open(&self.options, cancel), Ok)
         })?;
-        Rows::start(connection, table)
+        Rows::start(connection, table, malformed_text)
     }
 
     /// Captures changes of tables, as a URI `mysql+cdc://…` says.

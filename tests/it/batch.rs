@@ -96,6 +96,11 @@ fn duckdb_rows(file: &Path, sql: &str) -> Vec<Vec<Option<String>>> {
     found
 }
 
+/// The values of the first table that a policy has changed, by column.
+fn changed(report: &Report) -> Vec<(&str, u64)> {
+    report.tables[0].changed_values.iter().map(|changed| (changed.column.as_str(), changed.values)).collect()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
@@ -275,6 +280,11 @@ fn make_cases(conn: &mut mysql::Conn, table: &str) -> usize {
     rows + 1
 }
 
+/// The type of a column of all cases.
+fn declared_of(column: &str) -> Option<&'static str> {
+    CASES.get(column.strip_prefix('c')?.parse::<usize>().ok()?).map(|case| case.0)
+}
+
 fn check_cases(server: &Server, database: &str) {
     let mut conn = connected(server, database);
     let rows = make_cases(&mut conn, "every_type");
@@ -282,7 +292,9 @@ fn check_cases(server: &Server, database: &str) {
     for uri in files.uris() {
         let report = copied(&server.uri(database), &uri, "every_type");
         assert_eq!((report.tables[0].rows_read, report.tables[0].rows_inserted), (rows as u64, rows as u64));
-        assert!(report.tables[0].nulled_dates.is_empty());
+        // Of these types SQLite holds large numbers as text.
+        let large = |column: &str| (["bigint unsigned", "bit(64)"].iter()).any(|name| Some(*name) == declared_of(column));
+        assert!(changed(&report).iter().all(|(column, _)| uri.starts_with("sqlite") && large(column)), "{report:?}");
     }
     for (index, (declared, _, oracle, sqlite, duckdb, compare)) in CASES.iter().enumerate() {
         let column = format!("c{index}");
@@ -470,7 +482,7 @@ fn zero_dates_become_null_and_are_counted_or_are_refused_or_are_text() {
 
         let report = copy(&server.uri("commerce"), &uri, &with(ZeroDates::Null));
         assert!(report.is_complete());
-        let counted: Vec<(&str, u64)> = report.tables[0].nulled_dates.iter().map(|(column, count)| (column.as_str(), *count)).collect();
+        let counted = changed(&report);
         // SQLite stores dates as text, which holds them all.
         let expected: &[(&str, u64)] = if uri.starts_with("duckdb") { &[("d", 2), ("dt", 2), ("ts", 1)] } else { &[] };
         assert_eq!(counted, expected);
@@ -480,7 +492,7 @@ fn zero_dates_become_null_and_are_counted_or_are_refused_or_are_text() {
         let found = duckdb_rows(&files.duckdb(), "select d, dt, ts from zero_dates order by id");
         assert_eq!(found, [[None, None, None], [None, None, None], [Some("2024-01-02".into()), None, None]]);
         let report = copy(&server.uri("commerce"), &files.uris()[1], &with(ZeroDates::Text));
-        assert!(report.is_complete() && report.tables[0].nulled_dates.is_empty());
+        assert!(report.is_complete() && report.tables[0].changed_values.is_empty());
     }
     for found in files.each("select d, dt, ts from zero_dates order by id") {
         assert_eq!(found[0], [Some("0000-00-00".into()), Some("2016-00-07 01:02:03.004".into()), Some("0000-00-00 00:00:00".into())]);

@@ -240,6 +240,43 @@ fn until_cancelled_keeps_what_is_committed_and_ends_within_a_second() {
 }
 
 #[test]
+fn ingest_says_what_its_policies_have_changed() {
+    let server: &Server = mysql();
+    server.exec("drop table if exists commerce.q_policies");
+    server.exec("create table commerce.q_policies (id int primary key, g varchar(9) character set gbk, n bigint unsigned)");
+    server.exec("insert into commerce.q_policies values (1, _gbk 0xA2A0, 18446744073709551615), (2, _gbk 0x61FEFE, 1), (3, 'a', null)");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, dest) = sqlite_uri(&folder);
+    let source = server.uri("commerce");
+    let arguments = ["--source-uri", &source, "--dest-uri", &dest, "--source-table", "q_policies", "--progress", "plain"];
+    let next = |more: &[&str]| run("ingest", &[&arguments[..], more].concat());
+
+    next(&[]).failed_with("column `g`");
+    let shown = next(&["--malformed-text", "replace"]);
+    let lines: Vec<&str> = shown.stderr.lines().filter(|line| line.starts_with("q_policies.")).collect();
+    assert_eq!(
+        lines,
+        [
+            "q_policies.g: 2 texts had bytes that are none of their character set, which became U+FFFD",
+            "q_policies.n: 1 numbers beyond SQLite's became text"
+        ]
+    );
+    assert_eq!(query(&file, "SELECT g FROM q_policies ORDER BY id"), ["\u{fffd}", "a\u{fffd}", "a"]);
+
+    let shown = next(&["--malformed-text", "replace", "--out-of-range", "text", "--report", "json"]).succeeded();
+    let report: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(report["tables"][0]["changed_values"], serde_json::json!([{"column": "g", "change": "text_replaced", "values": 2}]));
+
+    let shown = next(&["--malformed-text", "bytes", "--out-of-range", "mixed", "--report", "json"]).succeeded();
+    let report: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(report["tables"][0]["changed_values"], serde_json::json!([{"column": "n", "change": "number_as_text", "values": 1}]));
+    assert_eq!(query(&file, "SELECT hex(g) FROM q_policies ORDER BY id"), ["A2A0", "61FEFE", "61"]);
+    next(&["--out-of-range", "error", "--malformed-text", "bytes"]).failed_with("column `n`");
+    assert_eq!(next(&["--malformed-text", "guess"]).code, Some(2));
+    server.exec("drop table commerce.q_policies");
+}
+
+#[test]
 fn programs_say_how_they_are_called() {
     for name in PROGRAMS {
         for arguments in [&[] as &[&str], &["only-one"]] {

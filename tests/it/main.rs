@@ -17,6 +17,8 @@ mod full;
 mod large;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod network;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod policies;
 #[cfg(all(feature = "vstream", feature = "sqlite"))]
 mod scripted;
 #[cfg(feature = "vstream")]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::batch::Batch;
+use crate::policy::{Changed, ZeroDates};
 use crate::schema::{Column, ColumnType, TableName};
-use crate::sink::{Destination, Nulled, Sink, StoredColumn};
-use crate::value::{DateTime, ZeroDates};
+use crate::sink::{Destination, Sink, StoredColumn};
+use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl Destination for Faulty {
         self.read(|inner| inner.query_text(sql))
     }
 
-    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled> {
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed> {
         self.step(|inner| inner.append(table, batch))
     }
 

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -36,6 +37,8 @@ pub(super) enum FailureKind {
     Value,
     /// A constraint of the table: the message quotes a value.
     Constraint,
+    /// A string that is no member of an ENUM; the message is ours.
+    Member,
     /// A name that stands for nothing.
     Missing,
     /// Anything else.
@@ -225,8 +228,15 @@ impl Connection {
             )
         };
         // From here on dropping it destroys the handle, which has to be done after a failure too.
-        let mut appender =
-            Appender { handle, types: Vec::new(), ids: Vec::new(), chunk: ptr::null_mut(), capacity: 0, _connection: Arc::clone(&self.0) };
+        let mut appender = Appender {
+            handle,
+            types: Vec::new(),
+            ids: Vec::new(),
+            members: Vec::new(),
+            chunk: ptr::null_mut(),
+            capacity: 0,
+            _connection: Arc::clone(&self.0),
+        };
         appender.check(state)?;
         for column in columns {
             let column = c_string(column)?;
@@ -242,7 +252,13 @@ impl Connection {
             }
             appender.types.push(logical);
             // SAFETY: the type is valid.
-            appender.ids.push(unsafe { storage_of(logical) });
+            let storage = unsafe { storage_of(logical) };
+            appender.members.push(match storage {
+                // SAFETY: the type is valid, and an ENUM.
+                Storage::Enum(_) => unsafe { members_of(logical) },
+                _ => Members::new(),
+            });
+            appender.ids.push(storage);
         }
         // SAFETY: the types are valid and as many as said; the chunk is destroyed in `Drop`.
         appender.chunk = unsafe { ffi::duckdb_create_data_chunk(appender.types.as_mut_ptr(), appender.types.len() as u64) };
@@ -269,6 +285,8 @@ impl Drop for QueryResult {
 pub(super) enum Storage {
     /// A value of this many bytes.
     Fixed(usize),
+    /// The index of a member, of this many bytes.
+    Enum(usize),
     /// A string or a blob: DuckDB's 16-byte descriptor, which points to the bytes or holds them.
     String,
     /// Nothing that is written here.
@@ -298,6 +316,16 @@ unsafe fn storage_of(logical: ffi::duckdb_logical_type) -> Storage {
     };
     // SAFETY: the caller's.
     let id = unsafe { duckdb_get_type_id(logical) };
+    if id == DUCKDB_TYPE_DUCKDB_TYPE_ENUM {
+        // SAFETY: the caller's, and it is an ENUM.
+        #[allow(non_upper_case_globals)]
+        return match unsafe { duckdb_enum_internal_type(logical) } {
+            DUCKDB_TYPE_DUCKDB_TYPE_UTINYINT => Storage::Enum(1),
+            DUCKDB_TYPE_DUCKDB_TYPE_USMALLINT => Storage::Enum(2),
+            DUCKDB_TYPE_DUCKDB_TYPE_UINTEGER => Storage::Enum(4),
+            _ => Storage::Other,
+        };
+    }
     if id == DUCKDB_TYPE_DUCKDB_TYPE_DECIMAL {
         // SAFETY: the caller's, and it is a decimal.
         return size_of(unsafe { duckdb_decimal_internal_type(logical) });
@@ -305,11 +333,37 @@ unsafe fn storage_of(logical: ffi::duckdb_logical_type) -> Storage {
     size_of(id)
 }
 
+/// The members of an ENUM with their indexes.
+type Members = HashMap<Vec<u8>, u32>;
+
+/// # Safety
+/// The type must be a valid ENUM.
+unsafe fn members_of(logical: ffi::duckdb_logical_type) -> Members {
+    // SAFETY: the caller's.
+    let size = unsafe { ffi::duckdb_enum_dictionary_size(logical) };
+    let mut members = Members::with_capacity(size as usize);
+    for index in 0..size {
+        // SAFETY: the caller's, and the index is one of the dictionary; the text is copied, then freed once, as its owner is told to.
+        let member = unsafe {
+            let text = ffi::duckdb_enum_dictionary_value(logical, index.into());
+            let member = (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes().to_vec());
+            ffi::duckdb_free(text.cast::<c_void>());
+            member
+        };
+        if let Some(member) = member {
+            members.insert(member, index);
+        }
+    }
+    members
+}
+
 /// Appends rows to one table.
 pub(super) struct Appender {
     handle: ffi::duckdb_appender,
     types: Vec<ffi::duckdb_logical_type>,
     ids: Vec<Storage>,
+    /// By column; empty for those that are no ENUM.
+    members: Vec<Members>,
     chunk: ffi::duckdb_data_chunk,
     capacity: usize,
     _connection: Arc<RawConnection>,
@@ -337,7 +391,7 @@ impl Appender {
         assert!(rows <= self.capacity, "{rows} rows for a chunk of {}", self.capacity);
         // SAFETY: the chunk is valid. The reset gives its columns new memory, so pointers are fetched after it.
         unsafe { ffi::duckdb_data_chunk_reset(self.chunk) };
-        let mut chunk = Chunk { raw: self.chunk, storage: &self.ids, rows, strings: PhantomData };
+        let mut chunk = Chunk { raw: self.chunk, storage: &self.ids, members: &self.members, rows, strings: PhantomData };
         fill(&mut chunk)?;
         // SAFETY: the chunk is valid and holds that many rows; strings that it points to live for `'b`, which is longer than this call, and
         // DuckDB copies them before it returns.
@@ -471,6 +525,7 @@ const _: () = assert!(size_of::<StringRef>() == 16 && size_of::<ffi::duckdb_stri
 pub(super) struct Chunk<'a, 'b> {
     raw: ffi::duckdb_data_chunk,
     storage: &'a [Storage],
+    members: &'a [Members],
     rows: usize,
     strings: PhantomData<&'b [u8]>,
 }
@@ -491,6 +546,47 @@ impl<'b> Chunk<'_, 'b> {
         // SAFETY: the vector's memory holds `capacity` values of this size, aligned as malloc does, and `rows` is not more. Nothing else refers
         // to it while the chunk is borrowed. It may hold anything, hence `MaybeUninit`.
         unsafe { std::slice::from_raw_parts_mut(ffi::duckdb_vector_get_data(vector).cast::<MaybeUninit<T>>(), self.rows) }
+    }
+
+    /// Whether the column is an ENUM.
+    pub(super) fn is_enum(&self, column: usize) -> bool {
+        matches!(self.storage[column], Storage::Enum(_))
+    }
+
+    /// Writes a column of members of an ENUM; `values` yields one for each row, `None` for those that are NULL.
+    ///
+    /// # Panics
+    /// If the column is no ENUM.
+    pub(super) fn members<'v>(&mut self, column: usize, values: impl Iterator<Item = Option<&'v [u8]>>) -> Result<(), Failure> {
+        let members = &self.members[column];
+        let indexes = values.map(|value| match value {
+            None => Ok(0),
+            Some(value) => {
+                let no_member = || Failure::new(FailureKind::Member, "a value is no member of the column's ENUM");
+                members.get(value).copied().ok_or_else(no_member)
+            }
+        });
+        match self.storage[column] {
+            Storage::Enum(1) => self.indexes::<u8>(column, indexes),
+            Storage::Enum(2) => self.indexes::<u16>(column, indexes),
+            _ => self.indexes::<u32>(column, indexes),
+        }
+    }
+
+    fn indexes<T: Fixed + TryFrom<u32>>(
+        &mut self,
+        column: usize,
+        indexes: impl Iterator<Item = Result<u32, Failure>>,
+    ) -> Result<(), Failure> {
+        let vector = self.vector(column, Storage::Enum(size_of::<T>()));
+        // SAFETY: as in `fixed`: the storage of an ENUM says how large an index is.
+        let places = unsafe { std::slice::from_raw_parts_mut(ffi::duckdb_vector_get_data(vector).cast::<MaybeUninit<T>>(), self.rows) };
+        for (place, index) in places.iter_mut().zip(indexes) {
+            let index =
+                T::try_from(index?).map_err(|_| Failure::new(FailureKind::Member, "an ENUM has more members than its type holds"))?;
+            place.write(index);
+        }
+        Ok(())
     }
 
     /// Writes a column of strings that the chunk borrows; `values` yields one for each row.

@@ -6,11 +6,12 @@ mod write;
 use std::path::Path;
 
 use self::library::{Appender, Connection, Failure, FailureKind};
-use super::{Destination, Nulled, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
+use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
-use crate::options::DuckDbOptions;
+use crate::options::{DuckDbOptions, EnumType, TimeType};
+use crate::policy::{Changed, ZeroDates};
 use crate::schema::{Column, ColumnType, TableName};
-use crate::value::{DateTime, ZeroDates};
+use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
 /// DuckDB's own memory, if the options set none. It would otherwise take four fifths of the machine's.
@@ -32,9 +33,17 @@ pub(super) struct DuckDb {
     database: String,
     schema: String,
     has_json: bool,
-    zero_dates: ZeroDates,
+    forms: Forms,
+    enum_type: EnumType,
     /// For statements that look at many rows.
     threads: usize,
+}
+
+/// The types of values for which there is a choice, as far as it concerns how they are written.
+#[derive(Debug, Clone, Copy)]
+struct Forms {
+    zero_dates: ZeroDates,
+    time_type: TimeType,
 }
 
 /// The table that was appended to last.
@@ -92,8 +101,9 @@ impl DuckDb {
             return Err(Error::new(ErrorKind::Sink, message));
         }
         let threads = options.threads().map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-        let zero_dates = ZeroDates::default();
-        Ok(Self { appender: None, connection, path: shown.to_string(), database, schema, has_json, zero_dates, threads })
+        let forms = Forms { zero_dates: ZeroDates::default(), time_type: options.time_type() };
+        let enum_type = options.enum_type();
+        Ok(Self { appender: None, connection, path: shown.to_string(), database, schema, has_json, forms, enum_type, threads })
     }
 
     /// Makes sure that statements see what was appended.
@@ -178,7 +188,7 @@ impl Destination for DuckDb {
         self.connection.query_text(sql).map_err(|failure| failed(&self.path, failure, "a query failed"))
     }
 
-    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Nulled> {
+    fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed> {
         let columns = batch.table().columns();
         let same = |open: &Open| open.table == *table && open.columns.iter().eq(columns.iter().map(|column| column.name()));
         if !self.appender.as_ref().is_some_and(same) {
@@ -191,10 +201,10 @@ impl Destination for DuckDb {
             let columns = names.into_iter().map(str::to_owned).collect();
             self.appender = Some(Open { table: table.clone(), columns, appender });
         }
-        let Some(open) = &mut self.appender else { return Ok(Nulled::default()) };
-        let nulled = write::batch(&mut open.appender, batch, self.zero_dates)?;
+        let Some(open) = &mut self.appender else { return Ok(Changed::default()) };
+        let changed = write::batch(&mut open.appender, batch, self.forms)?;
         self.flush()?;
-        Ok(nulled)
+        Ok(changed)
     }
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
@@ -211,7 +221,7 @@ impl Destination for DuckDb {
     }
 
     fn declared(&self, column_type: &ColumnType) -> String {
-        let as_text = self.zero_dates == ZeroDates::Text;
+        let as_text = self.forms.zero_dates == ZeroDates::Text;
         match column_type {
             ColumnType::Boolean => "BOOLEAN",
             ColumnType::Int { bits: 8, unsigned: false } => "TINYINT",
@@ -229,14 +239,17 @@ impl Destination for DuckDb {
             ColumnType::Date if !as_text => "DATE",
             ColumnType::DateTime { .. } if !as_text => "TIMESTAMP",
             ColumnType::Timestamp { .. } if !as_text => "TIMESTAMP WITH TIME ZONE",
-            // DuckDB's TIME ends after 24 hours.
-            ColumnType::Time { .. } => "INTERVAL",
+            ColumnType::Time { .. } if self.forms.time_type == TimeType::Interval => "INTERVAL",
+            ColumnType::Enum { members } if self.enum_type == EnumType::Enum => {
+                return enum_of(members).unwrap_or_else(|| "VARCHAR".into());
+            }
             ColumnType::Binary { .. } | ColumnType::Geometry | ColumnType::Vector => "BLOB",
             ColumnType::Json if self.has_json => "JSON",
             ColumnType::Decimal { .. }
             | ColumnType::Date
             | ColumnType::DateTime { .. }
             | ColumnType::Timestamp { .. }
+            | ColumnType::Time { .. }
             | ColumnType::Text { .. }
             | ColumnType::Enum { .. }
             | ColumnType::Set { .. }
@@ -247,7 +260,7 @@ impl Destination for DuckDb {
 
     fn timestamp_literal(&self, at: DateTime) -> String {
         let text = literal(&at.text(6));
-        if self.zero_dates == ZeroDates::Text {
+        if self.forms.zero_dates == ZeroDates::Text {
             text
         } else {
             format!("CAST({} AS TIMESTAMP WITH TIME ZONE)", literal(&format!("{}+00", at.text(6))))
@@ -271,8 +284,39 @@ impl Destination for DuckDb {
         self.execute(&format!("ALTER TABLE {table} ALTER COLUMN {quoted} DROP DEFAULT")).map(drop)
     }
 
+    fn declared_temporarily(&self, column_type: &ColumnType) -> String {
+        match column_type {
+            // A change may be older than the members, and what it holds still be one of those that are stored.
+            ColumnType::Enum { .. } => "VARCHAR".to_owned(),
+            _ => self.declared(column_type),
+        }
+    }
+
     fn takes(&self, stored: &str, declared: &str) -> bool {
-        stored == declared || widens(declared, stored)
+        match (members_of(stored), members_of(declared)) {
+            // More members than that do no harm, but another order would.
+            (Some(stored), Some(declared)) => is_subsequence(&declared, &stored),
+            _ => stored == declared || widens(declared, stored),
+        }
+    }
+
+    fn appends(&self, stored: &str, declared: &str) -> bool {
+        let is_enum = members_of(declared).is_some();
+        stored == declared || is_enum && (stored == "VARCHAR" || members_of(stored).is_some())
+    }
+
+    fn change_type(&mut self, name: &TableName, column: &Column) -> Result<()> {
+        let mut declared = self.declared(column.column_type());
+        if let Some(mut members) = members_of(&declared) {
+            let stored = self.stored_columns(name)?.unwrap_or_default();
+            let stored = stored.iter().find(|stored| stored.name.to_lowercase() == column.name().to_lowercase());
+            let stored = stored.and_then(|stored| members_of(&stored.declared_type)).unwrap_or_default();
+            // For the rows that still have them.
+            let gone: Vec<String> = stored.into_iter().filter(|member| !members.contains(member)).collect();
+            members.extend(gone);
+            declared = enum_type(&members);
+        }
+        self.execute(&format!("ALTER TABLE {} ALTER COLUMN {} TYPE {declared}", qualified(name), quoted(column.name()))).map(drop)
     }
 
     fn widens(&self, stored: &str, declared: &str) -> bool {
@@ -299,7 +343,7 @@ impl Destination for DuckDb {
     }
 
     fn set_zero_dates(&mut self, policy: ZeroDates) {
-        self.zero_dates = policy;
+        self.forms.zero_dates = policy;
     }
 
     fn rows_per_part(&self) -> Option<usize> {
@@ -370,7 +414,7 @@ fn duckdb_error(failure: Failure, attempted: &str) -> Error {
         FailureKind::Memory => ": DuckDB's memory limit does not suffice",
         FailureKind::Value => ": DuckDB refuses a value or the statement",
         FailureKind::Constraint => ": a constraint or an index of the table refuses a row",
-        FailureKind::Missing | FailureKind::Other => "",
+        FailureKind::Member | FailureKind::Missing | FailureKind::Other => "",
     };
     let error = Error::new(ErrorKind::Sink, format!("{attempted}{reason}"));
     match failure.kind {
@@ -404,6 +448,71 @@ fn widens(from: &str, to: &str) -> bool {
     match (range(from), range(to), decimal(from), decimal(to)) {
         (Some(from), Some(to), _, _) => from.0 <= to.0 && from.1 <= to.1,
         (_, _, Some(from), Some(to)) => from.0 <= to.0 && from.1 <= to.1,
+        _ if members_of(from).is_some() => to == "VARCHAR" || members_of(to).is_some(),
         _ => from == "FLOAT" && to == "DOUBLE",
+    }
+}
+
+/// The type for the members of an ENUM; `None` if they cannot be known or named.
+fn enum_of(members: &[String]) -> Option<String> {
+    // MySQL declares a character beyond utf8mb3 as a question mark.
+    if members.iter().any(|member| member.contains(['?', '\0'])) {
+        return None;
+    }
+    // What MySQL stores in the place of a value that is no member comes before all that are.
+    let no_member = (!members.iter().any(String::is_empty)).then(String::new);
+    Some(enum_type(&no_member.into_iter().chain(members.iter().cloned()).collect::<Vec<_>>()))
+}
+
+/// Whether the one list is the other with some left out.
+fn is_subsequence(list: &[String], of: &[String]) -> bool {
+    let mut rest = of.iter();
+    list.iter().all(|entry| rest.any(|other| other == entry))
+}
+
+/// As DESCRIBE spells it.
+fn enum_type(members: &[String]) -> String {
+    let members: Vec<String> = members.iter().map(|member| literal(member)).collect();
+    format!("ENUM({})", members.join(", "))
+}
+
+/// The members of an ENUM type; `None` if it is another type.
+fn members_of(declared: &str) -> Option<Vec<String>> {
+    let mut rest = declared.strip_prefix("ENUM(")?.strip_suffix(')')?;
+    let mut members = Vec::new();
+    while !rest.is_empty() {
+        rest = rest.strip_prefix('\'')?;
+        let mut member = String::new();
+        loop {
+            let (before, after) = rest.split_once('\'')?;
+            member.push_str(before);
+            let quote = after.strip_prefix('\'');
+            rest = quote.unwrap_or(after);
+            if quote.is_none() {
+                break;
+            }
+            member.push('\'');
+        }
+        members.push(member);
+        rest = rest.strip_prefix(", ").unwrap_or(rest);
+    }
+    Some(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_enums_are_read_as_they_are_printed() {
+        for members in [vec!["a"], vec!["", "it's", "b, 'c'", "d)", "''", "ü"]] {
+            let members: Vec<String> = members.into_iter().map(str::to_owned).collect();
+            assert_eq!(members_of(&enum_type(&members)), Some(members));
+        }
+        assert_eq!(members_of("VARCHAR"), None);
+        assert_eq!(members_of("ENUM('a' 'b"), None);
+        assert_eq!(enum_of(&["b".into(), "a".into()]).as_deref(), Some("ENUM('', 'b', 'a')"));
+        assert_eq!(enum_of(&["b".into(), String::new()]).as_deref(), Some("ENUM('b', '')"));
+        assert_eq!(enum_of(&["a".into(), "?".into()]), None);
     }
 }

@@ -2,27 +2,31 @@
 
 use std::ops::Range;
 
-use super::duckdb_error;
-use super::library::{Appender, Chunk, Failure, Fixed, HugeInt, Interval};
+use super::library::{Appender, Chunk, Failure, FailureKind, Fixed, HugeInt, Interval};
+use super::{Forms, duckdb_error};
 use crate::batch::{Batch, ColumnData, Values, VarLen};
+use crate::options::TimeType;
+use crate::policy::{Changed, ValueChange, ZeroDates};
 use crate::schema::ColumnType;
-use crate::sink::Nulled;
-use crate::value::{DateTime, ZeroDates};
+use crate::value::{DateTime, Time};
 use crate::{Error, ErrorKind, Result};
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        duckdb_error(failure, "rows cannot be written")
+        match failure.kind {
+            FailureKind::Member => Error::new(ErrorKind::Sink, failure.message),
+            _ => duckdb_error(failure, "rows cannot be written"),
+        }
     }
 }
 
 /// Appends all rows of a batch.
-pub(super) fn batch(appender: &mut Appender, batch: &Batch, zero_dates: ZeroDates) -> Result<Nulled> {
-    let mut nulled = Nulled::default();
+pub(super) fn batch(appender: &mut Appender, batch: &Batch, forms: Forms) -> Result<Changed> {
+    let mut changed = Changed::default();
     let columns = batch.table().columns();
     // What DuckDB stores in a form that the batch does not hold is rendered first, since chunks only borrow.
     let rendered: Vec<Option<VarLen>> =
-        columns.iter().zip(batch.columns()).map(|(column, data)| rendered(data, column.column_type(), zero_dates)).collect();
+        columns.iter().zip(batch.columns()).map(|(column, data)| rendered(data, column.column_type(), forms)).collect();
     let step = appender.capacity();
     for start in (0..batch.len()).step_by(step) {
         let rows = start..batch.len().min(start + step);
@@ -34,14 +38,14 @@ pub(super) fn batch(appender: &mut Appender, batch: &Batch, zero_dates: ZeroDate
                 }
                 let count = match &rendered[index] {
                     Some(strings) => chunk.strings(index, strings.range(rows.clone())).map(|()| 0).map_err(Error::from),
-                    None => fill(chunk, index, data, column.column_type(), rows.clone(), zero_dates),
+                    None => fill(chunk, index, data, column.column_type(), rows.clone(), forms.zero_dates),
                 };
-                nulled.add(index, count.map_err(in_column)?);
+                changed.add(index, ValueChange::ZeroDateToNull, count.map_err(in_column)?);
             }
             Ok::<(), Error>(())
         })?;
     }
-    Ok(nulled)
+    Ok(changed)
 }
 
 fn mark_nulls(mask: &mut [u64], data: &ColumnData, rows: &Range<usize>) {
@@ -54,10 +58,10 @@ fn mark_nulls(mask: &mut [u64], data: &ColumnData, rows: &Range<usize>) {
     }
 }
 
-/// Strings that have to be made for a column: dates as text, bits in DuckDB's own form.
-fn rendered(data: &ColumnData, column_type: &ColumnType, zero_dates: ZeroDates) -> Option<VarLen> {
+/// Strings that have to be made for a column: dates and times as text, bits in DuckDB's own form.
+fn rendered(data: &ColumnData, column_type: &ColumnType, forms: Forms) -> Option<VarLen> {
     match (data.values(), column_type) {
-        (Values::DateTime(dates), _) if zero_dates == ZeroDates::Text => {
+        (Values::DateTime(dates), _) if forms.zero_dates == ZeroDates::Text => {
             let mut strings = VarLen::default();
             for &date in dates {
                 let text = match column_type {
@@ -65,6 +69,13 @@ fn rendered(data: &ColumnData, column_type: &ColumnType, zero_dates: ZeroDates) 
                     _ => date.date_text(),
                 };
                 strings.push(text.as_bytes());
+            }
+            Some(strings)
+        }
+        (Values::Time(times), ColumnType::Time { fraction }) if forms.time_type == TimeType::Text => {
+            let mut strings = VarLen::default();
+            for &micros in times {
+                strings.push(Time::from_micros(micros).map(|time| time.text(*fraction)).unwrap_or_default().as_bytes());
             }
             Some(strings)
         }
@@ -129,6 +140,10 @@ fn fill<'b>(
                 10..=18 => narrow_from(chunk, index, digits, decimal)?,
                 _ => narrow_from(chunk, index, digits, |text| wide_decimal(text).map(HugeInt::from))?,
             }
+        }
+        (Values::Text(values), ColumnType::Enum { .. }) if chunk.is_enum(index) => {
+            let values = values.range(rows.clone()).zip(rows).map(|(value, row)| data.is_valid(row).then_some(value));
+            chunk.members(index, values)?
         }
         (Values::Text(values) | Values::Bytes(values), _) => chunk.strings(index, values.range(rows))?,
     }

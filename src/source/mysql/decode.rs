@@ -7,15 +7,24 @@ use mysql::Value;
 
 use super::connect::kind_of;
 use crate::batch::ColumnData;
+use crate::policy::MalformedText;
 use crate::schema::ColumnType;
+use crate::source::charset::Charset;
 use crate::value::{DateTime, Time};
 use crate::{Error, Result};
+
+/// In which form the bytes of a text come, and what becomes of those that are none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TextForm {
+    pub(crate) charset: Charset,
+    pub(crate) malformed: MalformedText,
+}
 
 /// Appends one value of a column of the given type.
 ///
 /// # Errors
 /// `Decode`, without the value.
-pub(crate) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value) -> Result<()> {
+pub(crate) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Value, text: TextForm, scratch: &mut String) -> Result<()> {
     match (column_type, value) {
         (_, Value::NULL) => {
             column.push_null();
@@ -37,6 +46,10 @@ pub(crate) fn push(column: &mut ColumnData, column_type: &ColumnType, value: &Va
             let seconds = i64::from(days) * 86_400 + i64::from(hours) * 3600 + i64::from(minutes) * 60 + i64::from(seconds);
             let span = seconds * 1_000_000 + i64::from(micros);
             column.push_time(Time::from_micros(if negative { -span } else { span }).ok_or_else(|| unreadable(column_type))?)
+        }
+        (ColumnType::Text { .. }, Value::Bytes(bytes)) => {
+            let (text, is_replaced) = text.charset.read(bytes, text.malformed, scratch)?;
+            if is_replaced { column.push_replaced_text(text) } else { column.push_text(text) }
         }
         (_, Value::Bytes(bytes)) => push_text(column, column_type, bytes),
         (_, other) => Err(Error::decode(format!("the server sent a {} where {column_type} was declared", kind_of(other)))),
@@ -124,7 +137,15 @@ mod tests {
         let column_type = ColumnType::parse(declared)?;
         let table = Arc::new(Table::new("t", vec![Column::new("c", column_type.clone(), true)]));
         let mut batch = crate::Batch::new(table);
-        batch.push_row(|columns| push(&mut columns[0], &column_type, &value))?;
+        batch.push_row(|columns| {
+            push(
+                &mut columns[0],
+                &column_type,
+                &value,
+                TextForm { charset: Charset::Utf8, malformed: MalformedText::Error },
+                &mut String::new(),
+            )
+        })?;
         Ok(match batch.value(0, 0) {
             ValueRef::Decimal(text) => text.to_owned(),
             other => format!("{other:?}"),

@@ -10,7 +10,7 @@ mod socket;
 pub use connect::ServerKind;
 pub(crate) use connect::{Connection, Interrupter};
 #[cfg(any(feature = "_fuzzing", test))]
-pub(crate) use decode::push;
+pub(crate) use decode::{TextForm, push};
 pub use read::Rows;
 #[cfg(feature = "vstream")]
 pub(crate) use read::read_some;

@@ -12,8 +12,10 @@ use super::connect::{Connection, Interrupter, query_error};
 use super::decode;
 use crate::batch::Batch;
 use crate::cancel::Cancel;
+use crate::policy::MalformedText;
 use crate::queue::{self, Receiver, Sender};
-use crate::schema::{ColumnType, Table};
+use crate::schema::{Column, ColumnType, Table};
+use crate::source::charset::Charset;
 use crate::{Error, ErrorKind, Result};
 
 /// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
@@ -41,7 +43,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn start(mut connection: Connection, table: Arc<Table>) -> Result<Self> {
+    pub(crate) fn start(mut connection: Connection, table: Arc<Table>, malformed: MalformedText) -> Result<Self> {
+        let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
         if table.columns().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no columns", table.name())).with_table(table.name()));
         }
@@ -51,7 +54,7 @@ impl Rows {
         let thread = thread::Builder::new()
             .name("ingest-read".to_owned())
             .spawn(move || {
-                if let Err(error) = read_table(&mut connection, &read, &sender) {
+                if let Err(error) = read_table(&mut connection, &read, malformed, &sender) {
                     // The iterator may be gone; then nobody wants to know.
                     let _ = sender.send(Err(error.with_table(read.name())), 0);
                 }
@@ -126,18 +129,19 @@ impl std::fmt::Debug for Rows {
     }
 }
 
-fn read_table(connection: &mut Connection, table: &Arc<Table>, sender: &Sender<Result<Batch>>) -> Result<()> {
+fn read_table(connection: &mut Connection, table: &Arc<Table>, malformed: MalformedText, sender: &Sender<Result<Batch>>) -> Result<()> {
+    let forms = Forms::of(table, malformed);
     let vitess = connection.server().is_vitess();
     let sql = select(table, vitess);
     let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
     let conn = connection.conn();
     if vitess {
         // vtgate has rows as text and, asked for the binary protocol, encodes some types so that they cannot be read.
-        return pass_on(conn.query_iter(sql).map_err(failed)?, table, sender);
+        return pass_on(conn.query_iter(sql).map_err(failed)?, table, &forms, sender);
     }
     // A prepared statement's rows are binary, which saves both ends a third of their time, and FLOAT its digits.
     let statement = conn.prep(sql).map_err(failed)?;
-    pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, sender)
+    pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, sender)
 }
 
 /// The rows of a table of which a condition holds.
@@ -146,29 +150,31 @@ pub(crate) fn read_some(connection: &mut Connection, table: &Arc<Table>, conditi
     let vitess = connection.server().is_vitess();
     let sql = format!("{} WHERE {condition}", select(table, vitess));
     let rows = connection.conn().query_iter(sql).map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
+    let forms = Forms::of(table, MalformedText::Error);
     let mut all = Batch::new(Arc::clone(table));
     for row in rows {
         let row = row.map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
-        push_row(&mut all, table, &row)?;
+        push_row(&mut all, table, &forms, &row)?;
     }
     Ok(all)
 }
 
 /// Decodes a row; returns about how many bytes it takes.
-fn push_row(batch: &mut Batch, table: &Table, row: &mysql::Row) -> Result<usize> {
+fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -> Result<usize> {
     if row.len() != table.columns().len() {
         return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), table.columns().len())));
     }
-    let mut bytes = 0;
+    let (mut bytes, mut scratch) = (0, String::new());
     batch.push_row(|columns| {
-        for (index, (column, declared)) in columns.iter_mut().zip(table.columns()).enumerate() {
+        for (index, ((column, declared), charset)) in columns.iter_mut().zip(table.columns()).zip(&forms.charsets).enumerate() {
             // A value is absent only after it was taken out of the row, which nobody did.
             let value = row.as_ref(index).unwrap_or(&Value::NULL);
             bytes += 9;
             if let Value::Bytes(value) = value {
                 bytes += value.len();
             }
-            decode::push(column, declared.column_type(), value).map_err(|error| error.with_column(declared.name()))?;
+            let text = decode::TextForm { charset: charset.unwrap_or(Charset::Utf8), malformed: forms.malformed };
+            decode::push(column, declared.column_type(), value, text, &mut scratch).map_err(|error| error.with_column(declared.name()))?;
         }
         Ok(())
     })?;
@@ -176,12 +182,12 @@ fn push_row(batch: &mut Batch, table: &Table, row: &mysql::Row) -> Result<usize>
 }
 
 /// Decodes a result into batches for whoever waits for them.
-fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, sender: &Sender<Result<Batch>>) -> Result<()> {
+fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, forms: &Forms, sender: &Sender<Result<Batch>>) -> Result<()> {
     let mut batch = Batch::new(Arc::clone(table));
     let mut bytes = 0;
     for row in rows {
         let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
-        bytes += push_row(&mut batch, table, &row)?;
+        bytes += push_row(&mut batch, table, forms, &row)?;
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);
@@ -200,6 +206,32 @@ fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, se
     Ok(())
 }
 
+/// In which form text comes.
+struct Forms {
+    /// The character sets of columns whose bytes are asked for, where a server that converts would hide what it cannot; by the table's columns.
+    charsets: Vec<Option<Charset>>,
+    malformed: MalformedText,
+}
+
+impl Forms {
+    fn of(table: &Table, malformed: MalformedText) -> Self {
+        Self { charsets: table.columns().iter().map(charset_of_bytes).collect(), malformed }
+    }
+}
+
+/// The character set of a column of text that the server would not convert exactly. Where this side does not know the character set, the server has
+/// to.
+fn charset_of_bytes(column: &Column) -> Option<Charset> {
+    if !matches!(column.column_type(), ColumnType::Text { .. }) {
+        return None;
+    }
+    let declared = column.collation()?;
+    let charset = Charset::named(declared).ok()?;
+    // A server converts utf8mb3 and ascii too, though no letter becomes another.
+    let is_result_set = declared.starts_with("utf8mb4");
+    (!is_result_set && (charset == Charset::Utf8 || !charset.is_converted_exactly())).then_some(charset)
+}
+
 /// Names every column, since `*` leaves out invisible ones.
 fn select(table: &Table, vitess: bool) -> String {
     let columns: Vec<String> = table
@@ -210,6 +242,7 @@ fn select(table: &Table, vitess: bool) -> String {
             match column.column_type() {
                 // vtgate has rows as text from MySQL, and MySQL prints six digits of a FLOAT. As a DOUBLE it prints all that it takes.
                 ColumnType::Float if vitess => format!("{name} * 1E0 AS {name}"),
+                _ if column.is_text_as_bytes() || charset_of_bytes(column).is_some() => format!("CAST({name} AS BINARY) AS {name}"),
                 _ => name,
             }
         })
@@ -224,7 +257,6 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Column;
 
     #[test]
     fn names_are_quoted_and_floats_widened_for_vtgate() {
@@ -233,5 +265,18 @@ mod tests {
         let table = Table::new("or`der", columns);
         assert_eq!(select(&table, false), "SELECT `a``b`, `key` FROM `or``der`");
         assert_eq!(select(&table, true), "SELECT `a``b` * 1E0 AS `a``b`, `key` FROM `or``der`");
+    }
+
+    #[test]
+    fn bytes_are_asked_for_where_a_server_that_converts_would_hide_something() {
+        let text = |collation: &str| Column::new("c", ColumnType::Text { length: None }, true).with_collation(Some(collation.to_owned()));
+        let asked = |column: Column| select(&Table::new("t", vec![column]), true);
+        for collation in ["utf8mb4_0900_ai_ci", "latin1_swedish_ci", "unheard_of_ci"] {
+            assert_eq!(asked(text(collation)), "SELECT `c` FROM `t`", "{collation}");
+        }
+        for collation in ["gbk_chinese_ci", "utf16_bin", "cp1250_general_ci", "utf8mb3_bin", "utf8_general_ci", "ascii_bin"] {
+            assert_eq!(asked(text(collation)), "SELECT CAST(`c` AS BINARY) AS `c` FROM `t`", "{collation}");
+        }
+        assert_eq!(asked(text("utf8mb4_bin").into_bytes()), "SELECT CAST(`c` AS BINARY) AS `c` FROM `t`");
     }
 }

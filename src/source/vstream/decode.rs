@@ -4,8 +4,9 @@
 //! depends on the declared type alone. Nothing is turned into NULL: a value that does not parse is an error.
 
 use crate::batch::ColumnData;
+use crate::policy::MalformedText;
 use crate::schema::{Column, ColumnType, Table};
-use crate::source::vstream::charset::Charset;
+use crate::source::charset::Charset;
 use crate::source::vstream::event::{FieldColumn, FieldEvent, RowImage};
 use crate::source::vstream::json::{self, Fidelity};
 use crate::value::{DateTime, Time};
@@ -20,6 +21,7 @@ pub(crate) struct FieldPlan {
     sources: Vec<Option<usize>>,
     /// The fields of the primary key, in the key's order.
     key: Vec<usize>,
+    malformed: MalformedText,
 }
 
 #[derive(Debug)]
@@ -30,6 +32,7 @@ struct PlannedField {
     charset_unsaid: bool,
     /// ENUM and SET come as index and mask in the stream, and as strings in the copy.
     ordinals_in_stream: bool,
+    is_key: bool,
 }
 
 /// What a FIELD event means for the table as it is known.
@@ -42,7 +45,7 @@ pub(crate) struct FieldDifference {
 }
 
 /// Compares a FIELD event with the table; `declared` is the table as information_schema declared it when the run began.
-pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table>) -> Result<FieldDifference> {
+pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table>, malformed: MalformedText) -> Result<FieldDifference> {
     let mut difference = FieldDifference { added: Vec::new(), retyped: Vec::new() };
     for field in &event.fields {
         if is_made_up(&field.name) {
@@ -55,11 +58,16 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table
         match known {
             None => {
                 let collation = declared.and_then(|declared| declared.column(&field.name)).and_then(Column::collation).map(str::to_owned);
-                difference.added.push(Column::new(&field.name, column_type, field.flags & NOT_NULL == 0).with_collation(collation));
+                let column = Column::new(&field.name, column_type, field.flags & NOT_NULL == 0).with_collation(collation);
+                difference.added.push(if malformed == MalformedText::Bytes { column.into_bytes() } else { column });
             }
             // A shard whose table is not widened yet says so after another's has been.
-            Some(index) if !table.columns()[index].column_type().holds(&column_type) => difference.retyped.push((index, column_type)),
-            Some(_) => {}
+            Some(index) => {
+                let column_type = if malformed == MalformedText::Bytes { column_type.into_bytes() } else { column_type };
+                if !table.columns()[index].column_type().holds(&column_type) {
+                    difference.retyped.push((index, column_type));
+                }
+            }
         }
     }
     Ok(difference)
@@ -110,13 +118,20 @@ fn declared_type(field: &FieldColumn, known: Option<&ColumnType>) -> Result<Colu
 impl FieldPlan {
     /// Plans for a table that has all columns of the event; `before` is the last plan for the same shard, `declared` the table as
     /// information_schema declared it when the run began.
-    pub(crate) fn new(event: &FieldEvent, table: &Table, before: Option<&Self>, declared: Option<&Table>) -> Result<Self> {
+    pub(crate) fn new(
+        event: &FieldEvent,
+        table: &Table,
+        before: Option<&Self>,
+        declared: Option<&Table>,
+        malformed: MalformedText,
+    ) -> Result<Self> {
         let mut fields = Vec::with_capacity(event.fields.len());
         let mut sources = vec![None; table.columns().len()];
         for (index, field) in event.fields.iter().enumerate() {
             let named = |error: Error| error.with_table(table.name()).with_column(&field.name);
             let known = table.column_index(&field.name);
             let column_type = declared_type(field, known.map(|index| table.columns()[index].column_type())).map_err(named)?;
+            let column_type = if malformed == MalformedText::Bytes { column_type.into_bytes() } else { column_type };
             let planned = before.and_then(|before| before.fields.iter().find(|planned| planned.name == field.name));
             let charset = match column_type {
                 // Where the type is missing, so is the collation.
@@ -141,7 +156,8 @@ impl FieldPlan {
             }
             let charset_unsaid = UNSAID.contains(&field.charset);
             let ordinals_in_stream = !event.enum_set_string_values;
-            fields.push(PlannedField { name: field.name.clone(), column_type, charset, charset_unsaid, ordinals_in_stream });
+            let is_key = known.is_some_and(|index| table.primary_key().contains(&index));
+            fields.push(PlannedField { name: field.name.clone(), column_type, charset, charset_unsaid, ordinals_in_stream, is_key });
         }
         let mut key = Vec::with_capacity(table.primary_key().len());
         for &column in table.primary_key() {
@@ -152,7 +168,7 @@ impl FieldPlan {
                 Error::new(ErrorKind::SchemaChange, message).with_table(table.name()).with_column(name)
             })?);
         }
-        Ok(Self { fields, sources, key })
+        Ok(Self { fields, sources, key, malformed })
     }
 
     /// Takes note that the table has grown to `columns`: this shard does not send the new ones yet.
@@ -215,8 +231,8 @@ impl FieldPlan {
             match image.get(values, field) {
                 None => column.push_null(),
                 Some(value) => {
-                    let is_exact =
-                        push_value(column, planned, value, from_copy, scratch).map_err(|error| error.with_column(&planned.name))?;
+                    let is_exact = push_value(column, planned, value, from_copy, self.malformed, scratch)
+                        .map_err(|error| error.with_column(&planned.name))?;
                     if !is_exact {
                         inexact.push(index);
                     }
@@ -228,7 +244,14 @@ impl FieldPlan {
 }
 
 /// Returns whether the value is what the source holds, as far as one can tell: see [`super::exact`].
-fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_copy: bool, scratch: &mut String) -> Result<bool> {
+fn push_value(
+    column: &mut ColumnData,
+    field: &PlannedField,
+    value: &[u8],
+    from_copy: bool,
+    malformed_text: MalformedText,
+    scratch: &mut String,
+) -> Result<bool> {
     let mut is_exact = true;
     let ordinals = field.ordinals_in_stream && !from_copy;
     match &field.column_type {
@@ -309,7 +332,16 @@ fn push_value(column: &mut ColumnData, field: &PlannedField, value: &[u8], from_
             is_exact = fidelity == Fidelity::Exact;
             column.push_text(if fidelity == Fidelity::Broken { document } else { scratch })
         }
-        ColumnType::Text { .. } | ColumnType::Json => column.push_text(field.charset.decode(value, scratch)?),
+        ColumnType::Text { .. } => {
+            let (text, is_replaced) = field.charset.read(value, malformed_text, scratch)?;
+            if is_replaced && field.is_key {
+                return Err(Error::decode(
+                    "a key has bytes that are none of its character set; replaced, it could become that of another row",
+                ));
+            }
+            if is_replaced { column.push_replaced_text(text) } else { column.push_text(text) }
+        }
+        ColumnType::Json => column.push_text(field.charset.decode(value, scratch)?),
         ColumnType::Binary { fixed: Some(length) } if value.len() < *length as usize => {
             let mut padded = value.to_vec();
             padded.resize(*length as usize, 0);
@@ -427,7 +459,7 @@ mod tests {
             ..FieldEvent::default()
         };
         let table = Table::new("t", vec![Column::new("c", ColumnType::parse(column_type)?, true)]);
-        let plan = FieldPlan::new(&event, &table, None, None)?;
+        let plan = FieldPlan::new(&event, &table, None, None, MalformedText::Error)?;
         let message = encode::image(&[Some(value)]);
         let mut image = RowImage::default();
         let values = image.read(&message, 1)?;
@@ -496,17 +528,17 @@ mod tests {
             ..FieldEvent::default()
         };
         let table = Table::new("t", vec![Column::new("c", ColumnType::Text { length: Some(20) }, true)]);
-        let before = FieldPlan::new(&event("varchar(20)", 8), &table, None, None).unwrap();
+        let before = FieldPlan::new(&event("varchar(20)", 8), &table, None, None, MalformedText::Error).unwrap();
         let untyped = event("", 0);
-        assert!(compare(&untyped, &table, None).unwrap().retyped.is_empty());
-        let plan = FieldPlan::new(&untyped, &table, Some(&before), None).unwrap();
+        assert!(compare(&untyped, &table, None, MalformedText::Error).unwrap().retyped.is_empty());
+        let plan = FieldPlan::new(&untyped, &table, Some(&before), None, MalformedText::Error).unwrap();
         let message = encode::image(&[Some(b"\xfc")]);
         let mut image = RowImage::default();
         let values = image.read(&message, 1).unwrap();
         let mut batch = Batch::new(Arc::new(table));
         batch.push_row(|columns| plan.push(columns, &image, values, false, &mut String::new(), &mut Vec::new())).unwrap();
         assert_eq!(batch.value(0, 0), ValueRef::Text("ü"));
-        assert!(compare(&untyped, &Table::new("t", Vec::new()), None).is_err(), "a new column has no known type");
+        assert!(compare(&untyped, &Table::new("t", Vec::new()), None, MalformedText::Error).is_err(), "a new column has no known type");
     }
 
     #[test]

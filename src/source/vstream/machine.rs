@@ -25,6 +25,7 @@ use std::sync::Arc;
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
 use crate::gtid::GtidSet;
 use crate::keyrange::is_reshard;
+use crate::policy::MalformedText;
 use crate::position::{Lsn, ShardGtid, Vgtid, list, set_of};
 use crate::schema::{ColumnType, Table};
 use crate::source::vstream::ddl::{Alteration, Ddl};
@@ -48,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) transaction_bytes: usize,
     /// The tables as information_schema declared them when the run began.
     pub(crate) declared: Arc<BTreeMap<String, Table>>,
+    /// What becomes of bytes that are no text. The tables have to be those that it makes of them.
+    pub(crate) malformed_text: MalformedText,
 }
 
 /// A table and how far it has come.
@@ -443,7 +446,7 @@ impl Machine {
                 return Ok(());
             }
         }
-        let planned = self.tables[index].replan(field, self.plans[index].get(shard), &self.plan.declared);
+        let planned = self.tables[index].replan(field, self.plans[index].get(shard), &self.plan);
         match planned {
             Ok(plan) => {
                 let plans = &mut self.plans[index];
@@ -1014,9 +1017,9 @@ fn oldest(plan: &Plan, tables: &[PlannedTable]) -> Result<Vgtid> {
 
 impl TableState {
     /// Takes a FIELD event: the table grows by the columns that are new.
-    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>, declared: &BTreeMap<String, Table>) -> Result<FieldPlan> {
-        let declared = declared.get(self.table.name());
-        let difference = decode::compare(field, &self.table, declared)?;
+    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>, plan: &Plan) -> Result<FieldPlan> {
+        let declared = plan.declared.get(self.table.name());
+        let difference = decode::compare(field, &self.table, declared, plan.malformed_text)?;
         if !difference.added.is_empty() || !difference.retyped.is_empty() {
             let mut table = Table::clone(&self.table);
             for (index, column_type) in difference.retyped {
@@ -1038,7 +1041,7 @@ impl TableState {
             let added = difference.added.into_iter().map(|column| (column, None)).collect();
             self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
         }
-        FieldPlan::new(field, &self.table, before, declared)
+        FieldPlan::new(field, &self.table, before, declared, plan.malformed_text)
     }
 
     /// What an ALTER TABLE of columns or key means for the table.

@@ -5,7 +5,6 @@ compile_error!("feature `vstream` needs Unix sockets: build with `default-featur
 
 #[cfg(any(feature = "vstream", test))]
 pub(crate) mod agenda;
-mod charset;
 pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod event;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crate::ErrorKind;
 use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, TableChanges};
 use crate::gtid::GtidSet;
+use crate::policy::MalformedText;
 use crate::position::{LastPk, Lsn, ServerShard, ShardGtid, Vgtid, judge};
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::vstream::agenda::{Agenda, Next, Resume};
@@ -874,6 +875,7 @@ impl Runner<'_> {
             now: DateTime::default(),
             transaction_bytes: self.transaction_bytes,
             declared: Arc::default(),
+            malformed_text: MalformedText::default(),
         };
         let stop = self.database.executed();
         let mut agenda = Agenda::new(plan, stop.clone(), false);

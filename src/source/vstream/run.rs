@@ -10,11 +10,13 @@ use crate::cancel::{Cancel, TICK};
 use crate::change::{Change, ChangeBatch, bookkeeping_columns};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
+use crate::policy::MalformedText;
 use crate::position::{ServerShard, Vgtid, judge, list, set_of};
 use crate::retry::Retry;
 use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
+use crate::source::charset::Charset;
 use crate::source::mysql::Connection;
 use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{EventKind, read_response};
@@ -50,6 +52,7 @@ pub struct CaptureRequest {
     tables: Vec<(Table, Option<StoredPosition>)>,
     ordinal: u64,
     mode: Option<CaptureMode>,
+    malformed_text: MalformedText,
 }
 
 impl CaptureRequest {
@@ -73,6 +76,14 @@ impl CaptureRequest {
     #[must_use]
     pub fn with_mode(mut self, mode: CaptureMode) -> Self {
         self.mode = Some(mode);
+        self
+    }
+
+    /// What becomes of bytes that are no text of their column's character set. With [`MalformedText::Bytes`] the tables of the batches have columns of
+    /// bytes in place of those of text. Default: [`MalformedText::Error`].
+    #[must_use]
+    pub fn with_malformed_text(mut self, malformed_text: MalformedText) -> Self {
+        self.malformed_text = malformed_text;
         self
     }
 
@@ -129,7 +140,11 @@ struct Running {
 
 impl<'a> Changes<'a> {
     /// Judges the checkpoints and reads the stop position; nothing is streamed yet.
-    pub(crate) fn start(source: &'a Source, request: CaptureRequest, cancel: Cancel) -> Result<Self> {
+    pub(crate) fn start(source: &'a Source, mut request: CaptureRequest, cancel: Cancel) -> Result<Self> {
+        let malformed_text = request.malformed_text;
+        if malformed_text == MalformedText::Bytes {
+            request.tables = request.tables.into_iter().map(|(table, resume)| (table.with_text_as_bytes(), resume)).collect();
+        }
         let options = source.options().clone();
         let capture = options.capture().cloned().ok_or_else(|| {
             Error::config("grpc_port is missing: change capture needs vtgate's gRPC port, which differs from the MySQL port")
@@ -153,6 +168,7 @@ impl<'a> Changes<'a> {
             now: now()?,
             transaction_bytes: TRANSACTION_BYTES,
             declared: Arc::clone(&declared),
+            malformed_text,
         };
         let mode = request.mode.unwrap_or(capture.mode());
         let mut agenda = Agenda::new(plan, stop_position(&serving), mode == CaptureMode::Stream);
@@ -570,6 +586,10 @@ impl<'a> Changes<'a> {
                 let ask = |connection: &mut _| server::default_of(connection, keyspace, table.name(), column.name());
                 let found = self.source.with_connection(&self.cancel, ask);
                 match found {
+                    Ok(Some(text)) if column.is_text_as_bytes() => match default_bytes(column, &text) {
+                        Some(bytes) => *default = Some(bytes),
+                        None => computed.push(table.name().to_owned()),
+                    },
                     Ok(found) => *default = found,
                     Err(error) if error.kind() == ErrorKind::Unsupported => computed.push(table.name().to_owned()),
                     Err(error) => return Err(error),
@@ -578,6 +598,13 @@ impl<'a> Changes<'a> {
         }
         Ok(computed)
     }
+}
+
+/// A default of text as that of a column of bytes: in hexadecimal, if its bytes in the column's character set are known here.
+fn default_bytes(column: &Column, text: &str) -> Option<String> {
+    let charset = Charset::named(column.collation()?).ok()?;
+    (charset == Charset::Utf8 || text.is_ascii() && charset.holds_ascii())
+        .then(|| text.bytes().fold("0x".to_owned(), |digits, byte| format!("{digits}{byte:02x}")))
 }
 
 /// Why an interrupted copy cannot go on.

@@ -2,7 +2,10 @@
 
 mod cancel;
 mod faults;
+#[cfg(feature = "duckdb")]
+mod forms;
 mod large;
+mod malformed;
 mod older;
 mod places;
 mod planetscale;

@@ -19,8 +19,8 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
-/// The ids and values that a destination holds of a table.
-type Held<'a> = &'a dyn Fn(&str, Kind) -> Vec<(i64, Option<String>)>;
+/// The values of a column by the ids of their rows.
+pub type Held = Vec<(i64, Option<String>)>;
 
 /// Tables of one type each, filled, by their names.
 pub struct Tables {
@@ -71,7 +71,7 @@ impl Tables {
     }
 
     /// Compares each table with what MySQL says, and names what differs.
-    pub fn differences(&mut self, phase: &str, destination: Held<'_>, in_duckdb: bool) -> Vec<String> {
+    pub fn differences(&mut self, phase: &str, destination: &dyn Fn(&str, Kind) -> Held, in_duckdb: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         for (table, of) in &self.types {
             let sql = format!("select id, {} from {table} order by id", of.kind.oracle());
