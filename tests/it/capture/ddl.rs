@@ -4,7 +4,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, TableState};
 
 use super::fixture::{BOTH, Destination, Kind, binary_logs_stay, create, insert};
-use crate::support::servers::vitess;
+use crate::support::servers::{vitess, wait_for_column};
 
 #[test]
 fn truncate_deletes_the_rows_softly_or_hard_and_later_rows_arrive() {
@@ -85,6 +85,7 @@ fn new_columns_appear_with_the_value_that_older_rows_have() {
             conn.query_drop(format!("update {table} set name = 'before' where id = 1")).unwrap();
             conn.query_drop(format!("alter table {table} add column grade int not null default 7 after id, add column extra varchar(10)"))
                 .unwrap();
+            wait_for_column(&mut conn, &table, "extra");
             conn.query_drop(format!("insert into {table} (id, grade, extra) values (100, 9, 'x')")).unwrap();
             conn.query_drop(format!("update {table} set grade = 8 where id = 2")).unwrap();
             destination.capture_all(&server.cdc_uri(keyspace), &options);
@@ -102,6 +103,7 @@ fn new_columns_appear_with_the_value_that_older_rows_have() {
             check(&mut conn);
             // A column that no row shows yet.
             conn.query_drop(format!("alter table {table} add column quiet varchar(10) not null default 'hush'")).unwrap();
+            wait_for_column(&mut conn, &table, "quiet");
             destination.capture_all(&server.cdc_uri(keyspace), &options);
             let quiet = destination.query(&format!("select distinct quiet from {table}"));
             assert_eq!(quiet, [[Some("hush".to_owned())]], "{keyspace} {kind:?}");
@@ -118,6 +120,7 @@ fn a_widened_column_is_widened_and_one_that_means_something_else_is_an_error() {
         let table = format!("widens_{kind:?}").to_lowercase();
         let mut conn = create(server, "commerce", &table);
         conn.query_drop(format!("alter table {table} add column small int")).unwrap();
+        wait_for_column(&mut conn, &table, "small");
         insert(&mut conn, &table, 0..5, 0);
         let destination = Destination::new(kind);
         let options = IngestOptions::new().with_tables([&table]);

@@ -8,7 +8,7 @@ use planetscale_ingest::{Error, ErrorKind, IngestOptions, Report, TableState};
 
 use super::{content, ingest, report, run};
 use crate::capture::fixture::{BOTH, Destination, Kind, binary_logs_stay, create, insert};
-use crate::support::servers::{Server, vitess};
+use crate::support::servers::{Server, once_known, vitess};
 
 /// A captured table, with changes at the source that the next run is to bring.
 struct Captured {
@@ -39,7 +39,8 @@ impl Captured {
 
     fn at_source(&mut self, statements: &str) {
         for statement in statements.split("; ") {
-            self.conn.query_drop(statement.replace("{t}", &self.table)).unwrap();
+            let sql = statement.replace("{t}", &self.table);
+            once_known(&sql, || self.conn.query_drop(&sql));
         }
     }
 

@@ -9,7 +9,7 @@ use planetscale_ingest::{Error, IngestOptions, Report, TableState};
 use super::run::{Follower, PATIENCE};
 use crate::capture::fixture::{BOTH, Destination, Kind, create_with};
 use crate::support::cluster::in_peace;
-use crate::support::servers::vitess_full;
+use crate::support::servers::{once_known, vitess_full};
 use Outcome::{Anew, Follows, FollowsOneShard, FollowsOrRefused, Refused};
 
 const COLUMNS: &str = "id bigint not null primary key, a varchar(20), b varchar(20), n int, k int not null default 5";
@@ -167,18 +167,6 @@ fn execute(conn: &mut Conn, statements: &[&str], table: &str) {
     for statement in statements {
         let sql = statement.replace("{}", table);
         once_known(&sql, || conn.query_drop(&sql));
-    }
-}
-
-/// vtgate learns of a new column a moment after it is there.
-fn once_known<T>(sql: &str, mut ask: impl FnMut() -> mysql::Result<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        match ask() {
-            Ok(answer) => return answer,
-            Err(error) => assert!(error.to_string().contains("not found in table") && begun.elapsed() < PATIENCE, "{sql}: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

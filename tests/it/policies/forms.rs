@@ -6,7 +6,7 @@ use planetscale_ingest::{Error, IngestOptions, Report, Sink, Source, Strategy, T
 
 use super::declared;
 use crate::capture::fixture::{Destination, Kind, binary_logs_stay, create_with};
-use crate::support::servers::{Server, mysql, vitess};
+use crate::support::servers::{Server, mysql, vitess, wait_for_column};
 
 fn run(destination: &Destination, parameters: &str, source: &str, options: &IngestOptions) -> Result<Report, Error> {
     let source = Source::open(source)?;
@@ -89,6 +89,7 @@ fn times_as_text_are_what_mysql_prints_in_copy_and_stream() {
     conn.query_drop(format!("insert into {table} (id, t, f) select id + 10, f, t from {table}")).unwrap();
     conn.query_drop(format!("update {table} set t = '-01:02:03', f = '-01:02:03.4' where id = 1")).unwrap();
     conn.query_drop(format!("alter table {table} add column n time(3) not null default '-12:34:56.789'")).unwrap();
+    wait_for_column(&mut conn, table, "n");
     conn.query_drop(format!("insert into {table} (id, t) values (30, '100:00:00')")).unwrap();
     run_all(&destination, "time_type=text", &source, &options);
     check(&mut conn, &["id", "t", "f", "n"]);
@@ -221,6 +222,7 @@ fn enums_follow_their_members_through_the_stream() {
 
     // A new column with a default.
     conn.query_drop(format!("alter table {table} add column n enum('p', 'q') not null default 'q'")).unwrap();
+    wait_for_column(&mut conn, table, "n");
     conn.query_drop(format!("insert into {table} (id, n) values (50, 'p')")).unwrap();
     run_all(&destination, "enum_type=enum", &source, &options);
     assert_eq!(type_of(&destination, table, "n"), "ENUM('', 'p', 'q')");

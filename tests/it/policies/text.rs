@@ -6,7 +6,7 @@ use planetscale_ingest::{IngestOptions, MalformedText, OutOfRange, Report, Table
 
 use super::{changed, declared, error_of};
 use crate::capture::fixture::{BOTH, Destination, Kind, binary_logs_stay, create_with};
-use crate::support::servers::{Server, mysql, vitess};
+use crate::support::servers::{Server, mysql, vitess, wait_for_column};
 
 /// Columns, and for each of them codes that are none, the same as text, and such as are.
 const COLUMNS: [(&str, &str, &str, &str, &str); 11] = [
@@ -220,6 +220,7 @@ fn new_columns_of_text_hold_bytes_too_with_the_defaults_of_older_rows() {
             "e text",
         ] {
             conn.query_drop(format!("alter table {table} add column {column}")).unwrap();
+            wait_for_column(&mut conn, table, &column[..1]);
             conn.query_drop(format!("insert into {table} (id, v) select max(id) + 1, 'x' from {table} as t")).unwrap();
             destination.capture_all(&source, &options);
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder, Row, SslOpts};
@@ -78,6 +78,26 @@ pub fn cluster(arguments: &[&str]) -> Result<String, String> {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
+}
+
+/// Asks until vtgate knows of a new column, which it does a moment after that is there.
+pub fn once_known<T>(sql: &str, mut ask: impl FnMut() -> mysql::Result<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => {
+                assert!(error.to_string().contains("not found in table") && begun.elapsed() < Duration::from_secs(60), "{sql}: {error}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until vtgate knows of a new column.
+pub fn wait_for_column(conn: &mut Conn, table: &str, column: &str) {
+    let sql = format!("select `{column}` from `{table}` limit 1");
+    once_known(&sql, || conn.query_drop(&sql));
 }
 
 impl Server {
