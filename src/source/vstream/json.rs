@@ -4,10 +4,11 @@
 //!
 //! - the keys of an object come in the order of their bytes; MySQL's is that of their length first;
 //! - a DECIMAL comes without its leading zero (`.50`), or with too many (`000000005`);
+//! - a DOUBLE of 17 digits from 1e15 to 1e16 comes with an exponent;
 //! - of a TIME, the sign and all but five bits of the hours are lost: a negative one is `""`, 838 hours are 6;
 //! - binary data within an array or an object loses all that was rendered before it, so what comes is no document.
 //!
-//! The former two are undone here. The latter two can only be suspected: see [`super::exact`].
+//! The former three are undone here. The latter two can only be suspected: see [`super::exact`].
 
 use std::ops::Range;
 
@@ -182,7 +183,10 @@ impl Parser<'_> {
             out.push_str(sign);
         }
         out.push_str(if whole.is_empty() { "0" } else { whole });
-        out.push_str(rest);
+        match sixteen_and_one(whole, rest) {
+            Some((before, after)) => out.extend([before, ".", after]),
+            None => out.push_str(rest),
+        }
         Some(())
     }
 
@@ -244,6 +248,13 @@ impl Parser<'_> {
     }
 }
 
+/// Of a DOUBLE with an exponent, the digits that MySQL writes after the first one: those before the point and the one behind it. MySQL writes numbers from
+/// 1e15 on with an exponent, but for those below 1e16 that have a digit after the point; Vitess writes these with one as well.
+fn sixteen_and_one<'a>(whole: &str, rest: &'a str) -> Option<(&'a str, &'a str)> {
+    let fraction = rest.strip_suffix("e15")?.strip_prefix('.')?;
+    if whole.len() == 1 && fraction.len() == 16 { fraction.split_at_checked(15) } else { None }
+}
+
 /// A key without its escapes.
 fn unescaped(raw: &str) -> Option<String> {
     let mut key = String::with_capacity(raw.len());
@@ -289,6 +300,10 @@ mod tests {
             (r#"{"\n\n": 1, "ü": 2, "z": 3, "é": {}}"#, r#"{"z": 3, "\n\n": 1, "é": {}, "ü": 2}"#),
             ("[1.50, -.50, .00, 000000005]", "[1.50, -0.50, 0.00, 5]"),
             ("[-.00, -0.0, 0.0, 1e16, 1.2345678901234568e20, -5]", "[0.00, -0.0, 0.0, 1e16, 1.2345678901234568e20, -5]"),
+            (
+                "[1.1530683875815542e15, -2.1639326579461392e15, 2.452786056127357e15, 3.0873798445090028e16]",
+                "[1153068387581554.2, -2163932657946139.2, 2.452786056127357e15, 3.0873798445090028e16]",
+            ),
             (r#""say \"so\"""#, r#""say \"so\"""#),
             ("null", "null"),
             ("[]", "[]"),

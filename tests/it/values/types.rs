@@ -367,6 +367,10 @@ fn bytes(add: &mut Add<'_>) {
         let most = if declared == "binary(20)" { 20 } else { 40 };
         add(declared.to_owned(), Kind::Bytes, edges, blob(most).boxed());
     }
+    let floats = prop::collection::vec(any::<f32>().prop_filter("finite", |number| number.is_finite()), 1..=5);
+    let vector = floats.prop_map(|floats| format!("0x{}", hex(&floats.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>())));
+    let vectors = ["string_to_vector('[0]')", "string_to_vector('[1,-2.5,3.4e38]')", "0x00000080"];
+    add("vector(5)".into(), Kind::Bytes, strings(&vectors), vector.boxed());
     let number = || (-1_000_000..1_000_000_i32).prop_map(|number| f64::from(number) / 1000.0);
     let point = move || (number(), number()).prop_map(|(x, y)| format!("{x} {y}"));
     let points = move || prop::collection::vec(point(), 2..6).prop_map(|points| points.join(","));
