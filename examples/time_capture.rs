@@ -21,7 +21,9 @@ use grpcio::{CallOption, ChannelBuilder, Client, EnvBuilder, Marshaller, Method,
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Sink, Source, SourceOptions, ingest};
 use protobuf::{Message as _, MessageField};
-use timing::{COLUMNS, Measured, Outcome, PART, cpu_seconds, in_child, insert_rows, peak_mib, print_heads, print_line, print_ratio};
+use timing::{
+    COLUMNS, Measured, Outcome, PART, connect, cpu_seconds, in_child, insert_rows, peak_mib, print_heads, print_line, print_ratio,
+};
 
 #[allow(dead_code, unused_imports, unreachable_pub, missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 mod proto {
@@ -178,18 +180,6 @@ fn drain(uri: &str, gtid: &str, is_end: impl Fn(&[u8]) -> bool) -> Outcome<()> {
             Poll::Pending => std::thread::park(),
         }
     }
-}
-
-fn connect(uri: &str) -> Outcome<mysql::Conn> {
-    let options = SourceOptions::from_uri(uri)?;
-    let options = mysql::OptsBuilder::new()
-        .ip_or_hostname(Some(options.host()))
-        .tcp_port(options.port())
-        .user(options.user())
-        .pass(options.password())
-        .db_name(Some(options.database()))
-        .prefer_socket(false);
-    Ok(mysql::Conn::new(options)?)
 }
 
 fn executed(uri: &str) -> Outcome<String> {

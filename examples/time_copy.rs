@@ -17,8 +17,7 @@ use std::time::Instant;
 
 use mysql::prelude::Queryable;
 use planetscale_ingest::{Batch, IngestOptions, Sink, Source, TableName, ValueRef, ingest};
-use timing::{COLUMNS, Measured, Outcome, ROW, cpu_seconds, in_child, peak_mib, print_heads, print_line, print_ratio};
-use url::Url;
+use timing::{COLUMNS, Measured, Outcome, ROW, connect, cpu_seconds, in_child, peak_mib, print_heads, print_line, print_ratio};
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -165,18 +164,4 @@ fn make_table(uri: &str, rows: u64) -> Outcome<()> {
         count += part;
     }
     Ok(())
-}
-
-/// A connection as bare as can be, over TCP like the crate's.
-fn connect(uri: &str) -> Outcome<mysql::Conn> {
-    let url = Url::parse(uri)?;
-    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().map(std::borrow::Cow::into_owned);
-    let options = mysql::OptsBuilder::new()
-        .ip_or_hostname(url.host_str())
-        .tcp_port(url.port().unwrap_or(3306))
-        .user(Some(decode(url.username())?))
-        .pass(url.password().map(decode).transpose()?)
-        .db_name(Some(url.path().trim_start_matches('/')))
-        .prefer_socket(false);
-    Ok(mysql::Conn::new(options)?)
 }

@@ -11,13 +11,12 @@
 mod timing;
 
 use std::env;
-
 use std::sync::Arc;
 use std::time::Instant;
 
 use mysql::prelude::Queryable;
-use planetscale_ingest::{Cancel, CaptureRequest, Change, Checkpoint, Source, SourceOptions};
-use timing::{Measured, Outcome, cpu_seconds, in_child, peak_mib, spread};
+use planetscale_ingest::{Cancel, CaptureRequest, Change, Checkpoint, Source};
+use timing::{Measured, Outcome, connect, cpu_seconds, in_child, peak_mib, spread};
 
 /// A type, and its value for each number `n`.
 const TYPES: [(&str, &str); 22] = [
@@ -124,6 +123,7 @@ const PART: usize = 5_000;
 
 fn make_table(uri: &str, table: &str, declared: &str, value: &str, rows: u64) -> Outcome<()> {
     let mut conn = connect(uri)?;
+    conn.query_drop("SET sql_mode = ''")?;
     conn.query_drop(format!("DROP TABLE IF EXISTS {table}"))?;
     conn.query_drop(format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, v {declared})"))?;
     let digit = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 \
@@ -148,18 +148,4 @@ fn double(uri: &str, table: &str, rows: u64) -> Outcome<()> {
         ))?;
     }
     Ok(())
-}
-
-fn connect(uri: &str) -> Outcome<mysql::Conn> {
-    let options = SourceOptions::from_uri(uri)?;
-    let options = mysql::OptsBuilder::new()
-        .ip_or_hostname(Some(options.host()))
-        .tcp_port(options.port())
-        .user(options.user())
-        .pass(options.password())
-        .db_name(Some(options.database()))
-        .prefer_socket(false);
-    let mut conn = mysql::Conn::new(options)?;
-    conn.query_drop("SET sql_mode = ''")?;
-    Ok(conn)
 }

@@ -5,6 +5,8 @@
 use std::env;
 use std::process::Command;
 
+use planetscale_ingest::SourceOptions;
+
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// About 590 bytes a row.
@@ -36,6 +38,19 @@ pub fn insert_rows(table: &str, count: u64) -> String {
          ts_val, ts_tz_val, json_val, extra_text) SELECT {ROW} FROM (SELECT {count} + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM \
          {digit} a, {digit} b, {digit} c, (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) e) AS s"
     )
+}
+
+/// A connection as bare as can be, over TCP like the crate's, without TLS.
+pub fn connect(uri: &str) -> Outcome<mysql::Conn> {
+    let options = SourceOptions::from_uri(uri)?;
+    let options = mysql::OptsBuilder::new()
+        .ip_or_hostname(Some(options.host()))
+        .tcp_port(options.port())
+        .user(options.user())
+        .pass(options.password())
+        .db_name(Some(options.database()))
+        .prefer_socket(false);
+    Ok(mysql::Conn::new(options)?)
 }
 
 /// What one measured process says of itself.

@@ -12,7 +12,7 @@ use super::{Destination, StoredColumn, binary_default, bit_default, literal, qua
 use crate::batch::Batch;
 use crate::options::SqliteOptions;
 use crate::policy::{Changed, OutOfRange, ValueChange, ZeroDates};
-use crate::schema::{ColumnType, TableName};
+use crate::schema::{Column, ColumnType, TableName};
 use crate::value::{DateTime, ValueRef};
 use crate::{Error, ErrorKind, Result};
 
@@ -110,13 +110,14 @@ impl Destination for Sqlite {
         let sql = format!("INSERT INTO {} ({}) VALUES ({})", qualified(table), names.join(", "), marks.join(", "));
         let failed = self.failed("rows cannot be written");
         let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let is_mixed = |column: &Column| is_large_number(column.column_type()) && self.policies.out_of_range == OutOfRange::Mixed;
+        let mixed: Vec<bool> = columns.iter().map(is_mixed).collect();
         let mut changed = Changed::default();
         for row in 0..batch.len() {
             for (index, column) in columns.iter().enumerate() {
-                let (column_type, in_column) = (column.column_type(), |error: Error| error.with_column(column.name()));
-                let value = stored(batch.value(row, index), column_type, self.policies).map_err(in_column)?;
-                if is_large_number(column_type)
-                    && self.policies.out_of_range == OutOfRange::Mixed
+                let value = stored(batch.value(row, index), column.column_type(), self.policies)
+                    .map_err(|error| error.with_column(column.name()))?;
+                if mixed[index]
                     && let ToSqlOutput::Owned(rusqlite::types::Value::Text(_)) = value
                 {
                     changed.add(index, ValueChange::NumberAsText, 1);
@@ -232,9 +233,9 @@ fn stored<'a>(value: ValueRef<'a>, column_type: &ColumnType, policies: Policies)
         }
         Ok(ToSqlOutput::Owned(Value::Text(text)))
     };
-    let as_text = is_large_number(column_type) && policies.out_of_range == OutOfRange::Text;
+    let as_text = || is_large_number(column_type) && policies.out_of_range == OutOfRange::Text;
     let unsigned = |number: u64| match i64::try_from(number) {
-        Ok(number) if !as_text => Ok(ToSqlOutput::Owned(Value::Integer(number))),
+        Ok(number) if !as_text() => Ok(ToSqlOutput::Owned(Value::Integer(number))),
         Err(_) if policies.out_of_range == OutOfRange::Error => {
             Err(Error::new(ErrorKind::Sink, "a number is beyond 2^63 - 1, where SQLite's end (out_of_range)"))
         }

@@ -13,5 +13,5 @@ pub(crate) use connect::{Connection, Interrupter};
 pub(crate) use decode::{TextForm, push};
 pub use read::Rows;
 #[cfg(feature = "vstream")]
-pub(crate) use read::read_some;
+pub(crate) use read::{quoted, read_some};
 pub(crate) use schema::{table, tables};

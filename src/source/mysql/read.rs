@@ -151,20 +151,20 @@ pub(crate) fn read_some(connection: &mut Connection, table: &Arc<Table>, conditi
     let sql = format!("{} WHERE {condition}", select(table, vitess));
     let rows = connection.conn().query_iter(sql).map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
     let forms = Forms::of(table, MalformedText::Error);
-    let mut all = Batch::new(Arc::clone(table));
+    let (mut all, mut scratch) = (Batch::new(Arc::clone(table)), String::new());
     for row in rows {
         let row = row.map_err(|cause| query_error(cause, "rows cannot be asked for"))?;
-        push_row(&mut all, table, &forms, &row)?;
+        push_row(&mut all, table, &forms, &row, &mut scratch)?;
     }
     Ok(all)
 }
 
 /// Decodes a row; returns about how many bytes it takes.
-fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -> Result<usize> {
+fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row, scratch: &mut String) -> Result<usize> {
     if row.len() != table.columns().len() {
         return Err(Error::protocol(format!("a row has {} values for {} columns", row.len(), table.columns().len())));
     }
-    let (mut bytes, mut scratch) = (0, String::new());
+    let mut bytes = 0;
     batch.push_row(|columns| {
         for (index, ((column, declared), charset)) in columns.iter_mut().zip(table.columns()).zip(&forms.charsets).enumerate() {
             // A value is absent only after it was taken out of the row, which nobody did.
@@ -174,7 +174,7 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -
                 bytes += value.len();
             }
             let text = decode::TextForm { charset: charset.unwrap_or(Charset::Utf8), malformed: forms.malformed };
-            decode::push(column, declared.column_type(), value, text, &mut scratch).map_err(|error| error.with_column(declared.name()))?;
+            decode::push(column, declared.column_type(), value, text, scratch).map_err(|error| error.with_column(declared.name()))?;
         }
         Ok(())
     })?;
@@ -183,11 +183,11 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row) -
 
 /// Decodes a result into batches for whoever waits for them.
 fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, forms: &Forms, sender: &Sender<Result<Batch>>) -> Result<()> {
-    let mut batch = Batch::new(Arc::clone(table));
+    let (mut batch, mut scratch) = (Batch::new(Arc::clone(table)), String::new());
     let mut bytes = 0;
     for row in rows {
         let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
-        bytes += push_row(&mut batch, table, forms, &row)?;
+        bytes += push_row(&mut batch, table, forms, &row, &mut scratch)?;
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);
@@ -250,7 +250,8 @@ fn select(table: &Table, vitess: bool) -> String {
     format!("SELECT {} FROM {}", columns.join(", "), quoted(table.name()))
 }
 
-fn quoted(name: &str) -> String {
+/// A name as MySQL's statements take it, whatever it holds.
+pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 

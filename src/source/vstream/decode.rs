@@ -57,7 +57,7 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table
         let column_type = declared_type(field, known_type).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
         match known {
             None => {
-                let collation = declared.and_then(|declared| declared.column(&field.name)).and_then(Column::collation).map(str::to_owned);
+                let collation = declared_collation(declared, &field.name).map(str::to_owned);
                 let column = Column::new(&field.name, column_type, field.flags & NOT_NULL == 0).with_collation(collation);
                 difference.added.push(if malformed == MalformedText::Bytes { column.into_bytes() } else { column });
             }
@@ -86,6 +86,10 @@ fn is_made_up(name: &str) -> bool {
 const NOT_NULL: u64 = 1;
 /// Ids of collations that say nothing of a column of text: none, and that of bytes.
 const UNSAID: [u64; 2] = [0, 63];
+
+fn declared_collation<'a>(declared: Option<&'a Table>, column: &str) -> Option<&'a str> {
+    declared?.column(column)?.collation()
+}
 
 /// The character set by what the server says, or else by what was declared when the run began. vtgate v0.23.3 and v0.24.0 have no id for the collations of
 /// big5, gbk, gb18030 and tis620, and say 0.
@@ -141,8 +145,7 @@ impl FieldPlan {
                     planned.charset
                 }
                 ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. } => {
-                    let collation = declared.and_then(|declared| declared.column(&field.name)).and_then(Column::collation);
-                    charset_of(field, planned, collation).map_err(named)?
+                    charset_of(field, planned, declared_collation(declared, &field.name)).map_err(named)?
                 }
                 _ => Charset::Utf8,
             };

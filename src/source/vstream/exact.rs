@@ -19,7 +19,7 @@ use crate::cancel::Cancel;
 use crate::change::TableChanges;
 use crate::schema::{ColumnType, Table};
 use crate::source::Source;
-use crate::source::mysql::read_some;
+use crate::source::mysql::{quoted, read_some};
 use crate::source::vstream::decode::SET_MEMBERS;
 use crate::source::vstream::json::{self, Fidelity};
 use crate::value::ValueRef;
@@ -195,20 +195,12 @@ fn key_text(batch: &Batch, row: usize, key: &[usize]) -> Option<String> {
         if index > 0 {
             text.push_str(", ");
         }
-        let hex = |text: &mut String, bytes: &[u8]| bytes.iter().try_for_each(|byte| write!(text, "{byte:02x}"));
         match batch.value(row, column) {
-            ValueRef::Int(number) => write!(text, "{number}").ok()?,
-            ValueRef::UInt(number) => write!(text, "{number}").ok()?,
-            ValueRef::Decimal(number) => text.push_str(number),
             ValueRef::Text("") | ValueRef::Bytes([]) => text.push_str("''"),
             // In hexadecimal nothing needs to be escaped.
-            ValueRef::Text(value) => {
-                text.push_str("_utf8mb4 0x");
-                hex(&mut text, value.as_bytes()).ok()?;
-            }
-            ValueRef::Bytes(value) | ValueRef::Bit(value) => {
-                text.push_str("0x");
-                hex(&mut text, value).ok()?;
+            ValueRef::Text(value) => write!(text, "_utf8mb4 {}", ValueRef::Bytes(value.as_bytes())).ok()?,
+            value @ (ValueRef::Int(_) | ValueRef::UInt(_) | ValueRef::Decimal(_) | ValueRef::Bytes(_) | ValueRef::Bit(_)) => {
+                write!(text, "{value}").ok()?;
             }
             ValueRef::Date(date) => write!(text, "'{}'", date.date_text()).ok()?,
             ValueRef::DateTime(at) | ValueRef::Timestamp(at) => write!(text, "'{}'", at.text(6)).ok()?,
@@ -221,8 +213,7 @@ fn key_text(batch: &Batch, row: usize, key: &[usize]) -> Option<String> {
 
 /// `` (`a`, `b`) IN ((1, 2), (3, 4)) ``
 fn condition(wanted: &Table, keys: &[String]) -> String {
-    let names: Vec<String> =
-        wanted.primary_key().iter().map(|&index| format!("`{}`", wanted.columns()[index].name().replace('`', "``"))).collect();
+    let names: Vec<String> = wanted.primary_key().iter().map(|&index| quoted(wanted.columns()[index].name())).collect();
     match names.as_slice() {
         [name] => format!("{name} IN ({})", keys.join(", ")),
         names => format!("({}) IN (({}))", names.join(", "), keys.join("), (")),

@@ -17,7 +17,7 @@ use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
 use crate::source::charset::Charset;
-use crate::source::mysql::Connection;
+use crate::source::mysql::{Connection, quoted};
 use crate::source::vstream::agenda::{Agenda, Next, Resume};
 use crate::source::vstream::event::{EventKind, read_response};
 use crate::source::vstream::exact;
@@ -28,7 +28,7 @@ use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
 use crate::source::vstream::watch::{Brought, Watch};
 use crate::source::vstream::{proto, server};
 use crate::tls::TlsFiles;
-use crate::value::DateTime;
+use crate::value::{DateTime, ValueRef};
 use crate::{Error, ErrorKind, PositionFault, Result};
 
 /// Bytes of row images after which committed changes are handed out.
@@ -603,8 +603,7 @@ impl<'a> Changes<'a> {
 /// A default of text as that of a column of bytes: in hexadecimal, if its bytes in the column's character set are known here.
 fn default_bytes(column: &Column, text: &str) -> Option<String> {
     let charset = Charset::named(column.collation()?).ok()?;
-    (charset == Charset::Utf8 || text.is_ascii() && charset.holds_ascii())
-        .then(|| text.bytes().fold("0x".to_owned(), |digits, byte| format!("{digits}{byte:02x}")))
+    (charset == Charset::Utf8 || text.is_ascii() && charset.holds_ascii()).then(|| ValueRef::Bytes(text.as_bytes()).to_string())
 }
 
 /// Why an interrupted copy cannot go on.
@@ -818,7 +817,7 @@ fn request(capture: &CaptureOptions, machine: &Machine, position: &Vgtid) -> Res
         let mut rule = proto::Rule::new();
         rule.match_ = table.name().to_owned();
         // With an empty filter the copy works and the stream then fails at its first change.
-        rule.filter = format!("select * from `{}`", table.name().replace('`', "``"));
+        rule.filter = format!("select * from {}", quoted(table.name()));
         filter.rules.push(rule);
     }
     request.filter = MessageField::some(filter);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::gtid::GtidSet;
 use crate::options::TabletType;
 use crate::position::ServerShard;
-use crate::source::mysql::Connection;
+use crate::source::mysql::{Connection, quoted};
 use crate::{Error, ErrorKind, Result};
 
 /// The serving shards of a keyspace, in vtgate's order.
@@ -56,7 +56,7 @@ fn history(connection: &mut Connection, shard: &str) -> Result<(GtidSet, GtidSet
 }
 
 fn target(connection: &mut Connection, name: &str) -> Result<()> {
-    connection.execute(&format!("USE `{}`", name.replace('`', "``")))
+    connection.execute(&format!("USE {}", quoted(name)))
 }
 
 /// What the keyspace's tablets say of their throttler; `None` if it is off, or if the server does not tell.
