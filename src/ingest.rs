@@ -27,6 +27,10 @@ pub enum Strategy {
     Append,
     /// Rows replace those with the same primary key, and are added where there are none.
     Merge,
+    /// Rows of an interval of the incremental key are deleted, and those that the source has of it are added.
+    DeleteInsert,
+    /// All rows are deleted, and those of the source are added; the table itself stays, with its keys, indexes and grants.
+    TruncateInsert,
 }
 
 /// What to move, and how. The defaults move every table and replace those at the destination.

@@ -52,6 +52,7 @@ mod error;
 pub mod fuzzing;
 mod gtid;
 mod ingest;
+mod interval;
 mod keyrange;
 mod options;
 mod policy;

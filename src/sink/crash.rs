@@ -442,7 +442,7 @@ fn write_at_random(kind: Kind, seeds: std::ops::Range<u64>) {
             assert!(found == model.state, "{kind:?} seed {seed}, batch {number}: found {found:#?}\nexpected {:#?}", model.state);
             for (name, stored) in &model.state {
                 let sql = format!("SELECT deleted_rows FROM _ingest_checkpoint WHERE dest_table = '{name}'");
-                let counted = sink.destination.query_text(&sql).unwrap().remove(0).remove(0);
+                let counted = sink.destination_for_tests().query_text(&sql).unwrap().remove(0).remove(0);
                 let deleted = stored.rows.values().filter(|row| row.deleted).count();
                 assert_eq!(counted, Some(deleted.to_string()), "{kind:?} seed {seed}, batch {number}");
             }
@@ -473,7 +473,7 @@ fn hold_back(kind: Kind) {
         let files = Files::empty();
         let history = history();
         let mut sink = kind.open(&files.path()).unwrap();
-        let gathers = sink.destination.rows_per_commit().is_some();
+        let gathers = sink.destination_for_tests().rows_per_commit().is_some();
         let mut merge = merge_of(&mut sink);
         history[0].iter().for_each(|batch| merge.write(batch).unwrap());
         let held = &history[1][0];
@@ -517,7 +517,7 @@ fn interfere(kind: Kind) {
     write_batch(&mut kind.open(&files.path()).unwrap(), &history(), 0, Deletes::Soft).unwrap();
     let mut sink = kind.open(&files.path()).unwrap();
     assert!(sink.position(&TableName::new("a"), "a").unwrap().is_some());
-    sink.destination.execute("UPDATE _ingest_checkpoint SET written_by = 'another'").unwrap();
+    sink.destination_for_tests().execute("UPDATE _ingest_checkpoint SET written_by = 'another'").unwrap();
     let mut merge = sink.merge(Deletes::Soft).unwrap();
     let error = merge.add_table(&shape("a", false, &[]), &TableName::new("a"), false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");

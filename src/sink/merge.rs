@@ -19,8 +19,9 @@ use std::time::Instant;
 use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
+use super::store::Merging;
 use super::{
-    Destination, Sink, StoredColumn, append_counted, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name,
+    Destination, StoredColumn, append_counted, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name,
 };
 use crate::batch::Batch;
 use crate::change::{
@@ -49,11 +50,8 @@ pub enum Deletes {
     Hard,
 }
 
-/// Writes change batches. Each complete batch is one transaction, with the positions that it reaches.
-///
-/// Dropped in the middle of a transaction that comes in pieces, it undoes the pieces. After an error it refuses everything.
-#[must_use = "changes are written by `write`"]
-pub struct Merge<'a> {
+/// Writes change batches into a database file, each with the positions that it reaches in one transaction.
+pub(super) struct FileMerge<'a> {
     destination: &'a mut dyn Destination,
     deletes: Deletes,
     targets: BTreeMap<String, Target>,
@@ -131,35 +129,6 @@ fn find<'a>(columns: &'a [StoredColumn], name: &str) -> Option<&'a StoredColumn>
     columns.iter().find(|column| column.name.to_lowercase() == name)
 }
 
-impl Sink {
-    /// How far a table has been captured; `None` if it has to be copied first.
-    ///
-    /// # Errors
-    /// `Position` if the stored position cannot be read or there are rows without one; `Conflict` if the rows are of another source table, or if
-    /// somebody else has emptied or changed the table since its position was stored.
-    pub fn position(&mut self, name: &TableName, source_table: &str) -> Result<Option<checkpoint::StoredPosition>> {
-        self.resume(name, source_table).map(|(position, _)| position)
-    }
-
-    /// The same, with what a reader of the report should know of it.
-    pub(crate) fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<checkpoint::StoredPosition>, Option<String>)> {
-        let found = checkpoint::read(&mut *self.destination, name, source_table)?;
-        self.known.insert(name.clone(), found.known);
-        Ok((found.position, found.note))
-    }
-
-    /// Begins to write changes.
-    ///
-    /// # Errors
-    /// `Sink` if the destination cannot write.
-    pub fn merge(&mut self, deletes: Deletes) -> Result<Merge<'_>> {
-        let destination = &mut *self.destination;
-        in_transaction(destination, checkpoint::create)?;
-        let known = std::mem::take(&mut self.known);
-        Ok(Merge { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: None, poisoned: false })
-    }
-}
-
 fn in_transaction<T>(destination: &mut dyn Destination, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
     begin(destination)?;
     let result = work(destination).and_then(|done| destination.commit().map(|()| done));
@@ -171,16 +140,15 @@ fn in_transaction<T>(destination: &mut dyn Destination, work: impl FnOnce(&mut d
     result
 }
 
-impl Merge<'_> {
-    /// Says where the changes of a table go. The table is made if it is not there.
-    ///
-    /// With `rebuild`, the rows go into a new table beside it, which takes its place in [`Merge::finish_rebuild`].
-    ///
-    /// # Errors
-    /// `Conflict` if the stored table lacks a column or has one of another type, or if another run has written to it since its position was
-    /// read; `Schema` if the table has no primary key or a column of ours; `Unsupported` for a name that the destination, or a run in it, keeps for
-    /// itself.
-    pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
+impl<'a> FileMerge<'a> {
+    pub(super) fn begin(destination: &'a mut dyn Destination, deletes: Deletes, known: BTreeMap<TableName, Known>) -> Result<Self> {
+        in_transaction(destination, checkpoint::create)?;
+        Ok(Self { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: None, poisoned: false })
+    }
+}
+
+impl Merging for FileMerge<'_> {
+    fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
         check_name(self.destination, name)?;
         if table.primary_key().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
@@ -213,25 +181,14 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// Writes a batch. If it is complete, it is durable when this returns, together with the positions that it reaches.
-    ///
-    /// # Errors
-    /// `Sink` if the destination cannot write or a value does not fit; `SchemaChange` if a column cannot become what it is now at the source;
-    /// `Conflict` if somebody else has written to the destination since the last batch. Nothing of the batch is stored then, nor of the
-    /// pieces before it.
-    pub fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
+    fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
         self.attempt(|merge| {
             merge.take(batch)?;
             if batch.is_complete() { merge.commit() } else { Ok(()) }
         })
     }
 
-    /// Writes a batch, but may leave it to a later call to make it durable, with others: few large commits cost much less than many small ones.
-    /// Whether it and all before it are durable.
-    ///
-    /// # Errors
-    /// As [`Merge::write`]; of what is not durable yet nothing is stored then.
-    pub(crate) fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
+    fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
         self.attempt(|merge| {
             if merge.is_holding() && (!batch.is_complete() || batch.changes().iter().any(|change| matches!(change, Change::Columns { .. })))
             {
@@ -249,22 +206,59 @@ impl Merge<'_> {
         })
     }
 
-    /// Since when there are batches that are not durable yet and could be made so.
-    pub(crate) fn held_since(&self) -> Option<Instant> {
+    fn held_since(&self) -> Option<Instant> {
         self.open.as_ref().filter(|open| open.is_complete).map(|open| open.since)
     }
 
-    /// Whether there are any.
-    pub(crate) fn is_holding(&self) -> bool {
-        self.held_since().is_some()
+    fn release(&mut self) -> Result<()> {
+        if self.is_holding() { self.attempt(Self::commit) } else { Ok(()) }
     }
 
-    /// Makes everything durable that [`Merge::hold`] left.
-    ///
-    /// # Errors
-    /// `Sink` if the destination cannot write; nothing of it is stored then.
-    pub(crate) fn release(&mut self) -> Result<()> {
-        if self.is_holding() { self.attempt(Self::commit) } else { Ok(()) }
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn Destination {
+        self.destination
+    }
+
+    fn changed_values(&self, source_table: &str) -> Vec<ChangedValues> {
+        self.targets.get(source_table).map(|target| target.changed.list()).unwrap_or_default()
+    }
+
+    fn finish_rebuild(&mut self) -> Result<()> {
+        let finished: Vec<(TableName, TableName)> =
+            self.targets.values().filter_map(|target| Some((target.building.clone()?, target.name.clone()))).collect();
+        if finished.is_empty() {
+            return Ok(());
+        }
+        if self.poisoned || self.open.is_some() {
+            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
+        }
+        let fences: BTreeMap<String, Option<Fence>> =
+            self.targets.values().map(|target| (checkpoint::recorded_name(target.current()), target.fence.clone())).collect();
+        in_transaction(self.destination, |destination| {
+            let found = checkpoint::fences(destination, finished.iter().map(|(building, _)| building))?;
+            for (building, name) in &finished {
+                let building_name = checkpoint::recorded_name(building);
+                let own = fences.get(&building_name).and_then(Option::as_ref);
+                if found.get(&building_name) != own {
+                    return Err(interfered(building));
+                }
+                destination.drop_if_exists(name)?;
+                destination.rename(building, name.name())?;
+                checkpoint::rename(destination, building, name)?;
+            }
+            Ok(())
+        })?;
+        for target in self.targets.values_mut() {
+            target.building = None;
+        }
+        Ok(())
+    }
+}
+
+impl FileMerge<'_> {
+    /// Whether there are any.
+    fn is_holding(&self) -> bool {
+        self.held_since().is_some()
     }
 
     /// Performs a step. A failure undoes what is not durable and poisons the merge.
@@ -328,11 +322,6 @@ impl Merge<'_> {
             target.changed.take_all(&mut target.changing);
         }
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub(super) fn destination_for_tests(&mut self) -> &mut dyn Destination {
-        self.destination
     }
 
     /// Two runs that write to the same tables in turn would lose changes: each would store a position that speaks of the other's rows. The lease
@@ -537,58 +526,11 @@ impl Merge<'_> {
         target.content.add(revived, 0, Some(changes.lsn(row)));
         Ok(())
     }
-
-    /// Values of a table that policies have changed, as far as they are durable.
-    pub fn changed_values(&self, source_table: &str) -> Vec<ChangedValues> {
-        self.targets.get(source_table).map(|target| target.changed.list()).unwrap_or_default()
-    }
-
-    /// Puts tables that were built anew in the place of the old ones, all in one transaction with their checkpoints.
-    ///
-    /// # Errors
-    /// `Sink` if the destination cannot write, and `Conflict` if somebody else has written to the new tables; the old tables are then as they
-    /// were.
-    pub fn finish_rebuild(&mut self) -> Result<()> {
-        let finished: Vec<(TableName, TableName)> =
-            self.targets.values().filter_map(|target| Some((target.building.clone()?, target.name.clone()))).collect();
-        if finished.is_empty() {
-            return Ok(());
-        }
-        if self.poisoned || self.open.is_some() {
-            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
-        }
-        let fences: BTreeMap<String, Option<Fence>> =
-            self.targets.values().map(|target| (checkpoint::recorded_name(target.current()), target.fence.clone())).collect();
-        in_transaction(self.destination, |destination| {
-            let found = checkpoint::fences(destination, finished.iter().map(|(building, _)| building))?;
-            for (building, name) in &finished {
-                let building_name = checkpoint::recorded_name(building);
-                let own = fences.get(&building_name).and_then(Option::as_ref);
-                if found.get(&building_name) != own {
-                    return Err(interfered(building));
-                }
-                destination.drop_if_exists(name)?;
-                destination.rename(building, name.name())?;
-                checkpoint::rename(destination, building, name)?;
-            }
-            Ok(())
-        })?;
-        for target in self.targets.values_mut() {
-            target.building = None;
-        }
-        Ok(())
-    }
 }
 
-impl Drop for Merge<'_> {
+impl Drop for FileMerge<'_> {
     fn drop(&mut self) {
         self.undo();
-    }
-}
-
-impl std::fmt::Debug for Merge<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Merge").field("deletes", &self.deletes).field("poisoned", &self.poisoned).finish_non_exhaustive()
     }
 }
 

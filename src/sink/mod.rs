@@ -34,21 +34,26 @@ pub(crate) mod checkpoint;
 mod crash;
 #[cfg(feature = "duckdb")]
 mod duckdb;
+mod file;
 mod frontier;
 mod lease;
 mod merge;
 mod reduce;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod store;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-pub use self::merge::{Deletes, Merge};
+pub use self::merge::Deletes;
 pub(crate) use self::reduce::Put;
+pub(crate) use self::store::LoadPlan;
+use self::store::{Loading, Merging, Store};
 
 use crate::batch::Batch;
+use crate::change::ChangeBatch;
+use crate::ingest::Strategy;
 use crate::options::SinkOptions;
 use crate::policy::{Changed, ChangedByName, ChangedValues, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
@@ -284,16 +289,23 @@ pub(crate) fn staging_name(table: &TableName) -> TableName {
     table.sibling(format!("_ingest_new_{}", table.name()))
 }
 
-/// A DuckDB or SQLite database that rows are written to.
+/// Opens a transaction. One that opened and was reported as failed would be in the way of the next.
+fn begin(destination: &mut dyn Destination) -> Result<()> {
+    let result = destination.begin();
+    if result.is_err()
+        && let Err(error) = destination.rollback()
+    {
+        log::warn!("a transaction that could not be begun could not be rolled back: {error:#}");
+    }
+    result
+}
+
+/// A database that rows are written to: a DuckDB or SQLite file.
 ///
 /// While it is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
 /// `shop.db-ingest`, sees to that. Whoever only reads the database is not concerned. The lock ends with the process, whatever ends that.
 pub struct Sink {
-    destination: Box<dyn Destination>,
-    /// What was found of the tables whose positions were read, for the merge that follows.
-    known: BTreeMap<TableName, checkpoint::Known>,
-    // Given back after the database is closed.
-    _lease: Option<lease::Lease>,
+    store: Box<dyn Store>,
 }
 
 impl Sink {
@@ -312,42 +324,28 @@ impl Sink {
     /// As [`Sink::open`].
     pub fn open_with(options: &SinkOptions) -> Result<Self> {
         options.check()?;
-        let (kind, path, is_built) = match options {
-            SinkOptions::DuckDb(options) => ("DuckDB", options.path(), cfg!(feature = "duckdb")),
-            SinkOptions::Sqlite(options) => ("SQLite", options.path(), cfg!(feature = "sqlite")),
-        };
-        let not_built = || Error::new(ErrorKind::Unsupported, format!("built without the feature `{}`", kind.to_lowercase()));
-        if !is_built {
-            return Err(not_built());
-        }
-        // A database in memory is nobody else's.
-        let in_memory = path == Path::new(":memory:");
-        let path = if in_memory { path.to_owned() } else { lease::resolve(kind, path)? };
-        let lease = if in_memory { None } else { Some(lease::Lease::take(&path)?) };
-        let destination: Result<Box<dyn Destination>> = match options {
-            #[cfg(feature = "duckdb")]
-            SinkOptions::DuckDb(options) => duckdb::DuckDb::open(options, &path).map(|opened| Box::new(opened) as _),
-            #[cfg(feature = "sqlite")]
-            SinkOptions::Sqlite(options) => sqlite::Sqlite::open(options, &path).map(|opened| Box::new(opened) as _),
-            #[cfg(not(all(feature = "duckdb", feature = "sqlite")))]
-            _ => Err(not_built()),
-        };
-        Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
+        Ok(Self { store: Box::new(file::File::open(options)?) })
     }
 
     /// What becomes of dates that no calendar has. Default: [`ZeroDates::Null`].
     pub fn set_zero_dates(&mut self, policy: ZeroDates) {
-        self.destination.set_zero_dates(policy);
-    }
-
-    /// Refuses a name that the destination, or a run in it, keeps for itself.
-    pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
-        check_name(&*self.destination, name)
+        self.store.set_zero_dates(policy);
     }
 
     /// What becomes of numbers that SQLite's do not hold. Default: [`OutOfRange::Mixed`].
     pub fn set_out_of_range(&mut self, policy: OutOfRange) {
-        self.destination.set_out_of_range(policy);
+        self.store.set_out_of_range(policy);
+    }
+
+    /// Refuses a name that the destination, or a run in it, keeps for itself.
+    pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
+        self.store.check_name(name)
+    }
+
+    /// Begins to bring rows into a table as a plan says.
+    pub(crate) fn load(&mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Load<'_>> {
+        self.check_name(name)?;
+        self.store.load(name, table, plan).map(Load)
     }
 
     /// Begins to replace a table: rows go into a new table beside it, which takes its place when the load is committed. Columns, keys,
@@ -356,22 +354,7 @@ impl Sink {
     /// # Errors
     /// `Unsupported` for a name that the destination, or a run in it, keeps for itself; `Sink` if the destination cannot write.
     pub fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
-        self.check_name(name)?;
-        let staging = staging_name(name);
-        let destination = &mut *self.destination;
-        begin(destination)?;
-        let mut load = Load::new(destination, name, table, Some(staging.clone()));
-        load.attempt(|load| {
-            load.destination.create_schema(name)?;
-            load.destination.drop_if_exists(&staging)?;
-            load.destination.create(&staging, table, false)?;
-            if load.destination.rows_per_part().is_some() {
-                load.destination.commit()?;
-                begin(load.destination)?;
-            }
-            Ok(())
-        })?;
-        Ok(load)
+        self.load(name, table, &LoadPlan::of(Strategy::Replace))
     }
 
     /// Begins to add rows to a table, which is made if it is not there. They become visible when the load is committed.
@@ -380,18 +363,34 @@ impl Sink {
     /// `Conflict` if the table lacks a column or has one of another type: nothing was written. `Unsupported` for a name that the destination, or a run
     /// in it, keeps for itself. `Sink` if the destination cannot write.
     pub fn append(&mut self, name: &TableName, table: &Arc<Table>) -> Result<Load<'_>> {
-        self.check_name(name)?;
-        let destination = &mut *self.destination;
-        begin(destination)?;
-        let mut load = Load::new(destination, name, table, None);
-        load.attempt(|load| {
-            load.destination.create_schema(name)?;
-            match load.destination.stored_columns(name)? {
-                None => load.destination.create(name, table, false),
-                Some(stored) => compare(load.destination, name, table, &stored),
-            }
-        })?;
-        Ok(load)
+        self.load(name, table, &LoadPlan::of(Strategy::Append))
+    }
+
+    /// How far a table has been captured; `None` if it has to be copied first.
+    ///
+    /// # Errors
+    /// `Position` if the stored position cannot be read or there are rows without one; `Conflict` if the rows are of another source table, or if
+    /// somebody else has emptied or changed the table since its position was stored.
+    pub fn position(&mut self, name: &TableName, source_table: &str) -> Result<Option<checkpoint::StoredPosition>> {
+        self.resume(name, source_table).map(|(position, _)| position)
+    }
+
+    /// The same, with what a reader of the report should know of it.
+    pub(crate) fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<checkpoint::StoredPosition>, Option<String>)> {
+        self.store.resume(name, source_table)
+    }
+
+    /// Begins to write changes.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write.
+    pub fn merge(&mut self, deletes: Deletes) -> Result<Merge<'_>> {
+        self.store.merge(deletes).map(Merge)
+    }
+
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn Destination {
+        self.store.destination_for_tests()
     }
 }
 
@@ -399,44 +398,6 @@ impl std::fmt::Debug for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sink").finish_non_exhaustive()
     }
-}
-
-/// Opens a transaction. One that opened and was reported as failed would be in the way of the next.
-fn begin(destination: &mut dyn Destination) -> Result<()> {
-    let result = destination.begin();
-    if result.is_err()
-        && let Err(error) = destination.rollback()
-    {
-        log::warn!("a transaction that could not be begun could not be rolled back: {error:#}");
-    }
-    result
-}
-
-/// Refuses a stored table that cannot take the rows of `table`.
-fn compare(destination: &dyn Destination, name: &TableName, table: &Table, stored: &[StoredColumn]) -> Result<()> {
-    for column in table.columns() {
-        let expected = destination.declared(column.column_type());
-        let conflict = |message: String| Err(Error::new(ErrorKind::Conflict, message).with_table(name).with_column(column.name()));
-        match stored.iter().find(|stored| stored.name.to_lowercase() == column.name().to_lowercase()) {
-            None => {
-                return conflict(format!(
-                    "`{name}` in the destination has no column `{}`, which is {} at the source",
-                    column.name(),
-                    column.column_type()
-                ));
-            }
-            Some(found) if found.declared_type != expected => {
-                return conflict(format!(
-                    "column `{name}.{}` is {} in the destination, but {} at the source, which is stored as {expected}",
-                    column.name(),
-                    found.declared_type,
-                    column.column_type()
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// What a load made durable.
@@ -453,134 +414,116 @@ pub struct Written {
 ///
 /// Nothing is durable before [`Load::commit`]. After an error every call fails, and dropping the load undoes it.
 #[must_use = "a load that is dropped is undone; `commit` makes its rows durable"]
-pub struct Load<'a> {
-    destination: &'a mut dyn Destination,
-    target: TableName,
-    staging: Option<TableName>,
-    table: Arc<Table>,
-    written: Written,
-    uncommitted: usize,
-    changed: ChangedByName,
-    state: LoadState,
-}
+pub struct Load<'a>(Box<dyn Loading + 'a>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LoadState {
-    Open,
-    Poisoned,
-    Committed,
-}
-
-impl<'a> Load<'a> {
-    fn new(destination: &'a mut dyn Destination, target: &TableName, table: &Arc<Table>, staging: Option<TableName>) -> Self {
-        Self {
-            destination,
-            target: target.clone(),
-            staging,
-            table: Arc::clone(table),
-            written: Written::default(),
-            uncommitted: 0,
-            changed: ChangedByName::default(),
-            state: LoadState::Open,
-        }
-    }
-
+impl Load<'_> {
     /// Takes rows of the table that the load was begun with.
     ///
     /// # Errors
     /// `Sink` if the destination cannot write or a value does not fit; `Config` if the rows are another table's.
     pub fn write(&mut self, batch: &Batch) -> Result<()> {
-        self.attempt(|load| load.take(batch))
-    }
-
-    fn take(&mut self, batch: &Batch) -> Result<()> {
-        if **batch.table() != *self.table {
-            return Err(Error::config(format!("rows of table `{}` were given to a load of `{}`", batch.table().name(), self.target)));
-        }
-        let into = self.staging.as_ref().unwrap_or(&self.target);
-        append_counted(self.destination, into, batch, &mut self.changed)?;
-        self.written.rows += batch.len() as u64;
-        self.written.bytes += batch.bytes() as u64;
-        self.uncommitted += batch.len();
-        if self.staging.is_some()
-            && let Some(part) = self.destination.rows_per_part()
-            && self.uncommitted >= part
-        {
-            self.destination.commit()?;
-            begin(&mut *self.destination)?;
-            self.uncommitted = 0;
-        }
-        Ok(())
+        self.0.write(batch)
     }
 
     /// Makes the rows durable and visible, all at once.
     ///
     /// # Errors
     /// `Sink` if the destination cannot write; the table is then as it was.
-    pub fn commit(mut self) -> Result<Written> {
-        self.attempt(|load| {
-            if let Some(staging) = load.staging.clone() {
-                if load.destination.rows_per_part().is_some() {
-                    load.destination.commit()?;
-                    begin(load.destination)?;
-                }
-                load.destination.drop_if_exists(&load.target)?;
-                load.destination.rename(&staging, load.target.name())?;
-            }
-            load.destination.commit()
-        })?;
-        self.state = LoadState::Committed;
-        Ok(self.written)
+    pub fn commit(self) -> Result<Written> {
+        self.0.commit()
     }
 
     /// The values so far that a policy has changed.
     pub fn changed_values(&self) -> Vec<ChangedValues> {
-        self.changed.list()
-    }
-
-    /// Performs a step. A failure poisons the load.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.state != LoadState::Open {
-            return Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target));
-        }
-        let result = step(self).map_err(|error| error.with_table(&self.target));
-        if result.is_err() {
-            self.state = LoadState::Poisoned;
-        }
-        result
-    }
-}
-
-impl Drop for Load<'_> {
-    fn drop(&mut self) {
-        if self.state == LoadState::Committed {
-            return;
-        }
-        let undo = |load: &mut Self| {
-            load.destination.rollback()?;
-            if let Some(staging) = load.staging.clone()
-                && load.destination.rows_per_part().is_some()
-            {
-                begin(load.destination)?;
-                load.destination.drop_if_exists(&staging)?;
-                load.destination.commit()?;
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = undo(self) {
-            // The next load of the same table removes the staging table.
-            log::warn!("the load of `{}` could not be undone: {error:#}", self.target);
-        }
+        self.0.changed_values()
     }
 }
 
 impl std::fmt::Debug for Load<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Load")
-            .field("table", &self.target)
-            .field("written", &self.written)
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("Load").finish_non_exhaustive()
+    }
+}
+
+/// Writes change batches. Each complete batch is one transaction, with the positions that it reaches.
+///
+/// Dropped in the middle of a transaction that comes in pieces, it undoes the pieces. After an error it refuses everything.
+#[must_use = "changes are written by `write`"]
+pub struct Merge<'a>(Box<dyn Merging + 'a>);
+
+impl Merge<'_> {
+    /// Says where the changes of a table go. The table is made if it is not there.
+    ///
+    /// With `rebuild`, the rows go into a new table beside it, which takes its place in [`Merge::finish_rebuild`].
+    ///
+    /// # Errors
+    /// `Conflict` if the stored table lacks a column or has one of another type, or if another run has written to it since its position was
+    /// read; `Schema` if the table has no primary key or a column of ours; `Unsupported` for a name that the destination, or a run in it, keeps for
+    /// itself.
+    pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
+        self.0.add_table(table, name, rebuild)
+    }
+
+    /// Writes a batch. If it is complete, it is durable when this returns, together with the positions that it reaches.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write or a value does not fit; `SchemaChange` if a column cannot become what it is now at the source;
+    /// `Conflict` if somebody else has written to the destination since the last batch. Nothing of the batch is stored then, nor of the
+    /// pieces before it.
+    pub fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
+        self.0.write(batch)
+    }
+
+    /// Writes a batch, but may leave it to a later call to make it durable, with others: few large commits cost much less than many small ones.
+    /// Whether it and all before it are durable.
+    ///
+    /// # Errors
+    /// As [`Merge::write`]; of what is not durable yet nothing is stored then.
+    pub(crate) fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
+        self.0.hold(batch)
+    }
+
+    /// Since when there are batches that are not durable yet and could be made so.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        self.0.held_since()
+    }
+
+    /// Whether there are any.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held_since().is_some()
+    }
+
+    /// Makes everything durable that [`Merge::hold`] left.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write; nothing of it is stored then.
+    pub(crate) fn release(&mut self) -> Result<()> {
+        self.0.release()
+    }
+
+    /// Values of a table that policies have changed, as far as they are durable.
+    pub fn changed_values(&self, source_table: &str) -> Vec<ChangedValues> {
+        self.0.changed_values(source_table)
+    }
+
+    /// Puts tables that were built anew in the place of the old ones, all in one transaction with their checkpoints.
+    ///
+    /// # Errors
+    /// `Sink` if the destination cannot write, and `Conflict` if somebody else has written to the new tables; the old tables are then as they
+    /// were.
+    pub fn finish_rebuild(&mut self) -> Result<()> {
+        self.0.finish_rebuild()
+    }
+
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn Destination {
+        self.0.destination_for_tests()
+    }
+}
+
+impl std::fmt::Debug for Merge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Merge").finish_non_exhaustive()
     }
 }
 

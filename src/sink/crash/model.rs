@@ -110,7 +110,7 @@ fn apply(stored: &mut Stored, change: &Change, deletes: Deletes) {
 
 /// What a destination holds, in the model's terms.
 pub(super) fn look(sink: &mut Sink) -> State {
-    let destination = &mut *sink.destination;
+    let destination = sink.destination_for_tests();
     let mut state = State::new();
     for name in ["a", "b"] {
         let table = TableName::new(name);

@@ -1,0 +1,62 @@
+//! What each kind of sink performs: one that is a file, through [`Destination`](super::Destination), or a server.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+#[cfg(test)]
+use super::Destination;
+use super::checkpoint::StoredPosition;
+use super::{Deletes, Written};
+use crate::Result;
+use crate::batch::Batch;
+use crate::change::ChangeBatch;
+use crate::ingest::Strategy;
+use crate::interval::Interval;
+use crate::policy::{ChangedValues, OutOfRange, ZeroDates};
+use crate::schema::{Table, TableName};
+
+/// How rows get into a table.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadPlan {
+    pub(crate) strategy: Strategy,
+    /// The rows that come: all that the source has of the interval, and no others. `DeleteInsert` deletes those of it.
+    pub(crate) interval: Option<Interval>,
+}
+
+impl LoadPlan {
+    pub(crate) fn of(strategy: Strategy) -> Self {
+        Self { strategy, interval: None }
+    }
+}
+
+/// What is behind a [`Sink`](super::Sink), which documents the methods.
+pub(crate) trait Store: Send {
+    fn set_zero_dates(&mut self, policy: ZeroDates);
+    fn set_out_of_range(&mut self, policy: OutOfRange);
+    fn check_name(&self, name: &TableName) -> Result<()>;
+    fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>>;
+    fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)>;
+    fn merge<'a>(&'a mut self, deletes: Deletes) -> Result<Box<dyn Merging + 'a>>;
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn Destination;
+}
+
+/// What is behind a [`Load`](super::Load).
+pub(crate) trait Loading {
+    fn write(&mut self, batch: &Batch) -> Result<()>;
+    fn commit(self: Box<Self>) -> Result<Written>;
+    fn changed_values(&self) -> Vec<ChangedValues>;
+}
+
+/// What is behind a [`Merge`](super::Merge).
+pub(crate) trait Merging {
+    fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()>;
+    fn write(&mut self, batch: &ChangeBatch) -> Result<()>;
+    fn hold(&mut self, batch: &ChangeBatch) -> Result<bool>;
+    fn held_since(&self) -> Option<Instant>;
+    fn release(&mut self) -> Result<()>;
+    fn changed_values(&self, source_table: &str) -> Vec<ChangedValues>;
+    fn finish_rebuild(&mut self) -> Result<()>;
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn Destination;
+}
