@@ -7,8 +7,8 @@ use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
-use crate::source::Source;
-use crate::source::mysql::Rows;
+use crate::source::rows::Rows;
+use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Copies the tables that the options name.
@@ -67,9 +67,10 @@ fn copy_table(
     entry: &mut TableReport,
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
+    let reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates() };
     loop {
         options.cancel().check()?;
-        let rows = source.rows_unless(Arc::clone(table), options.malformed_text(), options.cancel())?;
+        let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;
         let error = match copy_rows(rows, sink, options, target, entry, &progress) {
             // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
             Err(error) if error.kind() == ErrorKind::Connect => error,

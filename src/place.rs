@@ -1,0 +1,181 @@
+//! Sources that are not MySQL: which options they have of their own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::options::{SourceOptions, check_path, check_text, check_timeout};
+use crate::{Error, Result};
+
+/// What kind of source it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourcePlace {
+    MySql,
+    Sqlite,
+    DuckDb,
+}
+
+/// How the columns of an SQLite file are typed. SQLite itself lets every column hold values of every type, unless its table is STRICT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SqliteTypes {
+    /// By what is declared: `DATETIME` is a date and time, `DECIMAL(10,2)` a decimal. A value that is none of the declared type is an error that names
+    /// table and column. In a URI: `declared`.
+    #[default]
+    Declared,
+    /// As text, but for columns that are declared as `BLOB`: every value that is no blob has a place, numbers as SQLite prints them. In a URI: `text`.
+    Text,
+}
+
+/// How intervals are read, of which MySQL has no type: its `TIME` goes from -838:59:59 to 838:59:59.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum IntervalType {
+    /// As a `TIME`, which is what this crate stores as an interval. One with months or days, or a longer one, is an error. In a URI: `time`; DuckDB's
+    /// default.
+    Time,
+    /// As the text that the source prints. In a URI: `text`.
+    Text,
+}
+
+/// The options that only some sources have; `None` for their default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Special {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) schema: Option<String>,
+    pub(crate) busy_timeout: Option<Duration>,
+    pub(crate) sqlite_types: Option<SqliteTypes>,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) interval_type: Option<IntervalType>,
+}
+
+/// Options of sources that are files.
+impl SourceOptions {
+    /// An SQLite file, which is only read.
+    pub fn sqlite(path: impl Into<PathBuf>) -> Self {
+        Self::file(SourcePlace::Sqlite, path.into())
+    }
+
+    /// A DuckDB file, which is only read. DuckDB lets no process write to it meanwhile.
+    pub fn duckdb(path: impl Into<PathBuf>) -> Self {
+        Self::file(SourcePlace::DuckDb, path.into())
+    }
+
+    fn file(place: SourcePlace, path: PathBuf) -> Self {
+        let mut options = Self::new("", "");
+        options.place = place;
+        options.special.path = Some(path);
+        options
+    }
+
+    /// The schema whose tables are listed, and in which a table without one is looked up. DuckDB's default: `main`.
+    #[must_use]
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.special.schema = Some(schema.into());
+        self
+    }
+
+    /// How long to wait for a lock that another connection holds on an SQLite file; up to 24 hours. Default: 5 s.
+    #[must_use]
+    pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
+        self.special.busy_timeout = Some(timeout);
+        self
+    }
+
+    /// How the columns of an SQLite file are typed. Default: [`SqliteTypes::Declared`].
+    #[must_use]
+    pub fn with_sqlite_types(mut self, types: SqliteTypes) -> Self {
+        self.special.sqlite_types = Some(types);
+        self
+    }
+
+    /// How much memory DuckDB may use to read, 1 MiB or more. Default: 256 MiB.
+    #[must_use]
+    pub fn with_memory_limit_bytes(mut self, bytes: u64) -> Self {
+        self.special.memory_limit_bytes = Some(bytes);
+        self
+    }
+
+    /// How DuckDB's intervals are read. Default: [`IntervalType::Time`].
+    #[must_use]
+    pub fn with_interval_type(mut self, interval_type: IntervalType) -> Self {
+        self.special.interval_type = Some(interval_type);
+        self
+    }
+
+    /// The file, of a source that is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.special.path.as_deref()
+    }
+
+    /// The schema whose tables are listed, `None` for the source's default.
+    pub fn schema(&self) -> Option<&str> {
+        self.special.schema.as_deref()
+    }
+
+    /// How long to wait for a lock on an SQLite file.
+    pub fn busy_timeout(&self) -> Duration {
+        self.special.busy_timeout.unwrap_or(Duration::from_secs(5))
+    }
+
+    /// How the columns of an SQLite file are typed.
+    pub fn sqlite_types(&self) -> SqliteTypes {
+        self.special.sqlite_types.unwrap_or_default()
+    }
+
+    /// How much memory DuckDB may use to read.
+    pub fn memory_limit_bytes(&self) -> u64 {
+        self.special.memory_limit_bytes.unwrap_or(256 << 20)
+    }
+
+    /// How intervals are read.
+    pub fn interval_type(&self) -> IntervalType {
+        self.special.interval_type.unwrap_or(IntervalType::Time)
+    }
+
+    pub(crate) fn place(&self) -> SourcePlace {
+        self.place
+    }
+
+    /// Whether it is a file, and not a server.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.place, SourcePlace::Sqlite | SourcePlace::DuckDb)
+    }
+
+    /// What errors call the database: its name, or its file.
+    pub(crate) fn shown_database(&self) -> String {
+        self.special.path.as_ref().map_or_else(|| self.database().to_owned(), |path| path.display().to_string())
+    }
+
+    /// Refuses what another source has.
+    pub(crate) fn check_special(&self) -> Result<()> {
+        let special = &self.special;
+        let (is_sqlite, is_duckdb) = (self.place == SourcePlace::Sqlite, self.place == SourcePlace::DuckDb);
+        for (name, is_set, is_known) in [
+            ("schema", special.schema.is_some(), is_duckdb),
+            ("busy_timeout", special.busy_timeout.is_some(), is_sqlite),
+            ("types", special.sqlite_types.is_some(), is_sqlite),
+            ("memory_limit", special.memory_limit_bytes.is_some(), is_duckdb),
+            ("interval_type", special.interval_type.is_some(), is_duckdb),
+        ] {
+            if is_set && !is_known {
+                return Err(Error::config(format!("`{name}` is set for a source that does not have it")));
+            }
+        }
+        if let Some(schema) = &special.schema {
+            check_text("`schema`", schema)?;
+        }
+        if let Some(timeout) = special.busy_timeout {
+            check_timeout("busy_timeout", timeout)?;
+        }
+        if special.memory_limit_bytes.is_some_and(|bytes| bytes < 1 << 20) {
+            return Err(Error::config("`memory_limit` must be at least 1MiB"));
+        }
+        if let Some(path) = &special.path {
+            check_path("the source's path", path)?;
+            if path.as_os_str() == ":memory:" {
+                return Err(Error::config("a source has to be a file: `:memory:` is empty"));
+            }
+        }
+        Ok(())
+    }
+}
