@@ -53,6 +53,11 @@ impl File {
         Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
     }
 
+    #[cfg(test)]
+    pub(super) fn around(destination: Box<dyn Destination>) -> Self {
+        Self { destination, known: BTreeMap::new(), _lease: None }
+    }
+
     fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<FileLoad<'_>> {
         let staging = staging_name(name);
         let destination = &mut *self.destination;
@@ -120,6 +125,11 @@ impl Store for File {
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn Destination {
         &mut *self.destination
+    }
+
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn Destination {
+        &*self.destination
     }
 }
 
