@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::place::{SourcePlace, Special};
 use crate::tls::Tls;
 
-/// How to reach a source: MySQL, or anything that speaks its protocol, and with [`CaptureOptions`] vtgate's VStream beside it; or a file,
-/// by [`SourceOptions::sqlite`] and [`SourceOptions::duckdb`].
+/// How to reach a source: MySQL, or anything that speaks its protocol, and with [`CaptureOptions`] vtgate's VStream beside it; or PostgreSQL, by
+/// [`SourceOptions::postgres`]; or a file, by [`SourceOptions::sqlite`] and [`SourceOptions::duckdb`].
 ///
 /// `Debug` hides the password, and no error holds it.
 ///
@@ -380,10 +380,17 @@ impl SourceOptions {
             self.check_capture(capture)?;
         }
         let connections = [Some(self.tls()), self.grpc_tls()];
-        if self.tls_ca.is_some() && !connections.contains(&Some(Tls::Verify)) {
+        let verifies = |tls: &Option<Tls>| matches!(tls, Some(Tls::Verify | Tls::VerifyIssuer));
+        if self.tls_ca.is_some() && !connections.iter().any(verifies) {
+            if self.place == SourcePlace::Postgres {
+                return Err(Error::config("`sslrootcert` contradicts `sslmode`, which does not verify the server's certificate"));
+            }
             return Err(Error::config("`tls_ca` contradicts `tls`: only `tls=true` verifies the server's certificate"));
         }
         if self.client_certificate.is_some() && connections.iter().flatten().all(|tls| *tls == Tls::Off) {
+            if self.place == SourcePlace::Postgres {
+                return Err(Error::config("`sslcert` and `sslkey` contradict `sslmode=disable`"));
+            }
             return Err(Error::config("`tls_cert` and `tls_key` contradict `tls=false`"));
         }
         Ok(())

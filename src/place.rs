@@ -10,6 +10,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourcePlace {
     MySql,
+    Postgres,
     Sqlite,
     DuckDb,
 }
@@ -33,7 +34,7 @@ pub enum IntervalType {
     /// As a `TIME`, which is what this crate stores as an interval. One with months or days, or a longer one, is an error. In a URI: `time`; DuckDB's
     /// default.
     Time,
-    /// As the text that the source prints. In a URI: `text`.
+    /// As the text that the source prints. In a URI: `text`; PostgreSQL's default.
     Text,
 }
 
@@ -46,10 +47,19 @@ pub(crate) struct Special {
     pub(crate) sqlite_types: Option<SqliteTypes>,
     pub(crate) memory_limit_bytes: Option<u64>,
     pub(crate) interval_type: Option<IntervalType>,
+    pub(crate) application_name: Option<String>,
+    pub(crate) session_options: Option<String>,
 }
 
-/// Options of sources that are files.
+/// Options of sources that are not MySQL.
 impl SourceOptions {
+    /// A PostgreSQL database on a host name or IP address; its port is 5432 unless another is set. TLS is set as for MySQL.
+    pub fn postgres(host: impl Into<String>, database: impl Into<String>) -> Self {
+        let mut options = Self::new(host, database).with_port(5432);
+        options.place = SourcePlace::Postgres;
+        options
+    }
+
     /// An SQLite file, which is only read.
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
         Self::file(SourcePlace::Sqlite, path.into())
@@ -67,7 +77,8 @@ impl SourceOptions {
         options
     }
 
-    /// The schema whose tables are listed, and in which a table without one is looked up. DuckDB's default: `main`.
+    /// The schema whose tables are listed, and in which a table without one is looked up. Default: DuckDB's `main`; those of PostgreSQL's
+    /// `search_path`.
     #[must_use]
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.special.schema = Some(schema.into());
@@ -95,10 +106,24 @@ impl SourceOptions {
         self
     }
 
-    /// How DuckDB's intervals are read. Default: [`IntervalType::Time`].
+    /// How intervals are read. Default: DuckDB's as [`IntervalType::Time`], PostgreSQL's as [`IntervalType::Text`].
     #[must_use]
     pub fn with_interval_type(mut self, interval_type: IntervalType) -> Self {
         self.special.interval_type = Some(interval_type);
+        self
+    }
+
+    /// What PostgreSQL shows as the program of its session. Default: `planetscale-ingest`.
+    #[must_use]
+    pub fn with_application_name(mut self, name: impl Into<String>) -> Self {
+        self.special.application_name = Some(name.into());
+        self
+    }
+
+    /// Settings of PostgreSQL's session, as on its command line: `-c search_path=sales`. Default: none.
+    #[must_use]
+    pub fn with_session_options(mut self, options: impl Into<String>) -> Self {
+        self.special.session_options = Some(options.into());
         self
     }
 
@@ -129,7 +154,18 @@ impl SourceOptions {
 
     /// How intervals are read.
     pub fn interval_type(&self) -> IntervalType {
-        self.special.interval_type.unwrap_or(IntervalType::Time)
+        let default = if self.place == SourcePlace::Postgres { IntervalType::Text } else { IntervalType::Time };
+        self.special.interval_type.unwrap_or(default)
+    }
+
+    /// What PostgreSQL shows as the program of its session.
+    pub fn application_name(&self) -> &str {
+        self.special.application_name.as_deref().unwrap_or("planetscale-ingest")
+    }
+
+    /// Settings of PostgreSQL's session.
+    pub fn session_options(&self) -> Option<&str> {
+        self.special.session_options.as_deref()
     }
 
     pub(crate) fn place(&self) -> SourcePlace {
@@ -150,12 +186,15 @@ impl SourceOptions {
     pub(crate) fn check_special(&self) -> Result<()> {
         let special = &self.special;
         let (is_sqlite, is_duckdb) = (self.place == SourcePlace::Sqlite, self.place == SourcePlace::DuckDb);
+        let is_postgres = self.place == SourcePlace::Postgres;
         for (name, is_set, is_known) in [
-            ("schema", special.schema.is_some(), is_duckdb),
+            ("schema", special.schema.is_some(), is_duckdb || is_postgres),
             ("busy_timeout", special.busy_timeout.is_some(), is_sqlite),
             ("types", special.sqlite_types.is_some(), is_sqlite),
             ("memory_limit", special.memory_limit_bytes.is_some(), is_duckdb),
-            ("interval_type", special.interval_type.is_some(), is_duckdb),
+            ("interval_type", special.interval_type.is_some(), is_duckdb || is_postgres),
+            ("application_name", special.application_name.is_some(), is_postgres),
+            ("options", special.session_options.is_some(), is_postgres),
         ] {
             if is_set && !is_known {
                 return Err(Error::config(format!("`{name}` is set for a source that does not have it")));
@@ -163,6 +202,20 @@ impl SourceOptions {
         }
         if let Some(schema) = &special.schema {
             check_text("`schema`", schema)?;
+        }
+        for (name, text) in [("`application_name`", &special.application_name), ("`options`", &special.session_options)] {
+            if let Some(text) = text {
+                check_text(name, text)?;
+            }
+        }
+        if is_postgres && self.user().is_none() {
+            return Err(Error::config("the user is missing: PostgreSQL has no anonymous one"));
+        }
+        if is_postgres && self.capture().is_some() {
+            return Err(Error::config("change capture needs Vitess or PlanetScale, not PostgreSQL"));
+        }
+        if !is_postgres && self.tls() == crate::Tls::VerifyIssuer {
+            return Err(Error::config("only PostgreSQL has `sslmode=verify-ca`: set `tls=true`"));
         }
         if let Some(timeout) = special.busy_timeout {
             check_timeout("busy_timeout", timeout)?;

@@ -50,6 +50,18 @@ impl SourceOptions {
     /// | `max_message_bytes` | 1MiB to 2147483647 | `64MiB` |
     /// | `no_progress_timeout` | 1ms to 24h | `5m` |
     ///
+    /// `postgresql://` (or `postgres://`) takes the three time limits above, and:
+    ///
+    /// | Parameter | Values | Default |
+    /// | --- | --- | --- |
+    /// | `sslmode` | `disable`, `prefer`, `require`, `verify-ca`, `verify-full` | `prefer`; `verify-full` with `sslrootcert` or `sslcert` |
+    /// | `sslrootcert` | PEM file of the authorities to trust | the system's |
+    /// | `sslcert`, `sslkey` | PEM files of the client; both or neither | none |
+    /// | `application_name` | what the server shows of the session | `planetscale-ingest` |
+    /// | `options` | settings of the session, as in `-c search_path=sales` | none |
+    /// | `schema` | whose tables are listed | those of `search_path` |
+    /// | `interval_type` | `time`, `text` | `text` |
+    ///
     /// Only for files:
     ///
     /// | Parameter | For | Values | Default |
@@ -66,7 +78,7 @@ impl SourceOptions {
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SOURCES)?;
         let is_capture = match scheme {
-            "mysql" => false,
+            "mysql" | "postgresql" => false,
             "mysql+cdc" => true,
             "duckdb" | "sqlite" => return Self::from_file_uri(scheme, rest),
             _ => return Err(unknown_scheme(SOURCES)),
@@ -87,7 +99,9 @@ impl SourceOptions {
         if database.contains('/') {
             return Err(Error::config("the database must not contain a `/`: write %2F if it is part of the name"));
         }
-        let mut options = Self::new(host, decode("the database", database)?);
+        let database = decode("the database", database)?;
+        let is_postgres = scheme == "postgresql";
+        let mut options = if is_postgres { Self::postgres(host, database) } else { Self::new(host, database) };
         if let Some(port) = port {
             options = options.with_port(port);
         }
@@ -101,18 +115,18 @@ impl SourceOptions {
             }
         }
 
-        let mut parameters = Parameters::parse(query, Role::Source, if is_capture { "mysql+cdc" } else { "mysql" })?;
+        let mut parameters = Parameters::parse(query, Role::Source, scheme)?;
+        if is_postgres {
+            options = options.with_postgres_parameters(&mut parameters)?;
+        }
         if let Some(tls) = parameters.tls("tls", "`true`, `skip-verify`, `preferred` or `false`")? {
             options = options.with_tls(tls);
         }
         if let Some(file) = parameters.take("tls_ca") {
             options = options.with_tls_ca(file);
         }
-        match (parameters.take("tls_cert"), parameters.take("tls_key")) {
-            (Some(certificate), Some(key)) => options = options.with_client_certificate(certificate, key),
-            (Some(_), None) => return Err(Error::config("`tls_cert` needs `tls_key`, the file of its private key")),
-            (None, Some(_)) => return Err(Error::config("`tls_key` needs `tls_cert`, the file of its certificate")),
-            (None, None) => {}
+        if let Some((certificate, key)) = parameters.certificate("tls_cert", "tls_key")? {
+            options = options.with_client_certificate(certificate, key);
         }
         if let Some(timeout) = parameters.duration("connect_timeout")? {
             options = options.with_connect_timeout(timeout);
@@ -132,6 +146,43 @@ impl SourceOptions {
 }
 
 impl SourceOptions {
+    /// What only PostgreSQL has, under the names that its own library has for it.
+    fn with_postgres_parameters(mut self, parameters: &mut Parameters) -> Result<Self> {
+        let modes = [
+            ("disable", Tls::Off),
+            ("prefer", Tls::Preferred),
+            ("require", Tls::DangerSkipVerify),
+            ("verify-ca", Tls::VerifyIssuer),
+            ("verify-full", Tls::Verify),
+        ];
+        let mode = parameters.choice("sslmode", &modes)?;
+        if let Some(file) = parameters.take("sslrootcert") {
+            self = self.with_tls_ca(file);
+        }
+        self = match mode {
+            // As PostgreSQL's own library does: whoever names an authority wants it looked at.
+            Some(Tls::DangerSkipVerify) if self.tls_ca().is_some() => self.with_tls(Tls::VerifyIssuer),
+            Some(mode) => self.with_tls(mode),
+            None => self,
+        };
+        if let Some((certificate, key)) = parameters.certificate("sslcert", "sslkey")? {
+            self = self.with_client_certificate(certificate, key);
+        }
+        if let Some(schema) = parameters.take("schema") {
+            self = self.with_schema(schema);
+        }
+        if let Some(interval_type) = parameters.interval_type()? {
+            self = self.with_interval_type(interval_type);
+        }
+        if let Some(name) = parameters.take("application_name") {
+            self = self.with_application_name(name);
+        }
+        if let Some(options) = parameters.take("options") {
+            self = self.with_session_options(options);
+        }
+        Ok(self)
+    }
+
     fn from_file_uri(scheme: &'static str, rest: &str) -> Result<Self> {
         let (path, query) = split_query(rest)?;
         let path = decode("the source's path", path)?;
@@ -232,7 +283,9 @@ impl SinkOptions {
                 let message = format!("`mysql://` is not supported yet as a destination; the scheme of a destination is {SINKS}");
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
-            "mysql+cdc" => return Err(Error::config(format!("`mysql+cdc://` is a source; the scheme of a destination is {SINKS}"))),
+            "mysql+cdc" | "postgresql" => {
+                return Err(Error::config(format!("`{scheme}://` is a source; the scheme of a destination is {SINKS}")));
+            }
             _ => return Err(unknown_scheme(SINKS)),
         }
         let (path, query) = split_query(rest)?;
@@ -266,7 +319,7 @@ impl SinkOptions {
     }
 }
 
-const SOURCES: &str = "`mysql://`, `mysql+cdc://`, `sqlite://` or `duckdb://`";
+const SOURCES: &str = "`mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`";
 const SINKS: &str = "`duckdb://` or `sqlite://`";
 
 /// What a URI is for.
@@ -282,9 +335,9 @@ const SOURCE_PARAMETERS: &[Known] = &[
     ("tls_ca", &["mysql", "mysql+cdc"]),
     ("tls_cert", &["mysql", "mysql+cdc"]),
     ("tls_key", &["mysql", "mysql+cdc"]),
-    ("connect_timeout", &["mysql", "mysql+cdc"]),
-    ("read_timeout", &["mysql", "mysql+cdc"]),
-    ("retry_timeout", &["mysql", "mysql+cdc"]),
+    ("connect_timeout", &["mysql", "mysql+cdc", "postgresql"]),
+    ("read_timeout", &["mysql", "mysql+cdc", "postgresql"]),
+    ("retry_timeout", &["mysql", "mysql+cdc", "postgresql"]),
     ("grpc_port", &["mysql+cdc"]),
     ("grpc_host", &["mysql+cdc"]),
     ("grpc_tls", &["mysql+cdc"]),
@@ -297,9 +350,15 @@ const SOURCE_PARAMETERS: &[Known] = &[
     ("workload", &["mysql+cdc"]),
     ("max_message_bytes", &["mysql+cdc"]),
     ("no_progress_timeout", &["mysql+cdc"]),
-    ("schema", &["duckdb"]),
+    ("sslmode", &["postgresql"]),
+    ("sslrootcert", &["postgresql"]),
+    ("sslcert", &["postgresql"]),
+    ("sslkey", &["postgresql"]),
+    ("application_name", &["postgresql"]),
+    ("options", &["postgresql"]),
+    ("schema", &["postgresql", "duckdb"]),
+    ("interval_type", &["postgresql", "duckdb"]),
     ("memory_limit", &["duckdb"]),
-    ("interval_type", &["duckdb"]),
     ("busy_timeout", &["sqlite"]),
     ("types", &["sqlite"]),
 ];
@@ -376,6 +435,16 @@ impl Parameters {
     fn tls(&mut self, name: &str, choices: &str) -> Result<Option<Tls>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         Tls::from_parameter(&value).map(Some).ok_or_else(|| Error::config(format!("`{name}` must be {choices}")))
+    }
+
+    /// The files of a certificate and of its key: both or neither.
+    fn certificate(&mut self, certificate: &str, key: &str) -> Result<Option<(String, String)>> {
+        match (self.take(certificate), self.take(key)) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (Some(_), None) => Err(Error::config(format!("`{certificate}` needs `{key}`, the file of its private key"))),
+            (None, Some(_)) => Err(Error::config(format!("`{key}` needs `{certificate}`, the file of its certificate"))),
+            (None, None) => Ok(None),
+        }
     }
 
     fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
@@ -458,7 +527,8 @@ fn alternatives(names: &[String], word: &str) -> String {
 fn split_scheme<'a>(uri: &'a str, expected: &str) -> Result<(&'static str, &'a str)> {
     let (scheme, rest) =
         uri.split_once("://").ok_or_else(|| Error::config(format!("this is not a URI: it has to begin with {expected}")))?;
-    let known = ["mysql", "mysql+cdc", "duckdb", "sqlite"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
+    let scheme = if scheme.eq_ignore_ascii_case("postgres") { "postgresql" } else { scheme };
+    let known = ["mysql", "mysql+cdc", "postgresql", "duckdb", "sqlite"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
     Ok((known.unwrap_or_default(), rest))
 }
 
@@ -613,6 +683,36 @@ mod tests {
     }
 
     #[test]
+    fn postgres_uris_set_what_they_say() {
+        let shop = || SourceOptions::postgres("h", "shop").with_user("u");
+        let cases = [
+            ("postgresql://u@h/shop", shop()),
+            ("POSTGRES://u@h:5433/shop", shop().with_port(5433)),
+            ("postgresql://u:p%40ss%3Aw%2Frd@h/shop?sslmode=disable", shop().with_password("p@ss:w/rd").with_tls(Tls::Off)),
+            ("postgresql://u@h/shop?sslmode=prefer", shop().with_tls(Tls::Preferred)),
+            ("postgresql://u@h/shop?sslmode=require", shop().with_tls(Tls::DangerSkipVerify)),
+            ("postgresql://u@h/shop?sslmode=require&sslrootcert=ca.pem", shop().with_tls(Tls::VerifyIssuer).with_tls_ca("ca.pem")),
+            ("postgresql://u@h/shop?sslmode=verify-ca&sslrootcert=ca.pem", shop().with_tls(Tls::VerifyIssuer).with_tls_ca("ca.pem")),
+            (
+                "postgresql://u@h/shop?sslmode=verify-full&sslcert=c&sslkey=k",
+                shop().with_tls(Tls::Verify).with_client_certificate("c", "k"),
+            ),
+            ("postgresql://u@h/shop?schema=a&interval_type=time", shop().with_schema("a").with_interval_type(IntervalType::Time)),
+            (
+                "postgresql://u@h/shop?application_name=x&options=-c%20search_path%3Da,b",
+                shop().with_application_name("x").with_session_options("-c search_path=a,b"),
+            ),
+            ("postgresql://u@h/shop?connect_timeout=3s", shop().with_connect_timeout(Duration::from_secs(3))),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(SourceOptions::from_uri(uri).unwrap_or_else(|error| panic!("{uri}: {error}")), expected, "{uri}");
+        }
+        let default = SourceOptions::from_uri("postgresql://u@h/shop?sslrootcert=ca.pem").unwrap();
+        assert_eq!(default.tls(), Tls::Verify);
+        assert_eq!(SinkOptions::from_uri("postgres://u@h/shop").unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
     fn file_uris_set_what_they_say() {
         let cases = [
             ("sqlite:///data/shop.db", SourceOptions::sqlite("/data/shop.db")),
@@ -736,10 +836,23 @@ mod tests {
     fn source_uris_that_are_wrong_say_what_is_wrong() {
         let cases = [
             ("", "not a URI"),
-            ("h/shop", "not a URI: it has to begin with `mysql://`, `mysql+cdc://`, `sqlite://` or `duckdb://`"),
+            ("h/shop", "not a URI: it has to begin with `mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`"),
             ("mysql:/h/shop", "not a URI"),
-            ("://h/shop", "scheme is unknown: expected `mysql://`, `mysql+cdc://`, `sqlite://` or `duckdb://`"),
-            ("postgres://h/shop", "scheme is unknown"),
+            ("://h/shop", "scheme is unknown: expected `mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`"),
+            ("postgresq://h/shop", "scheme is unknown"),
+            ("postgres://h/shop", "the user is missing"),
+            ("postgresql://u@h", "the database is missing"),
+            ("postgresql://u@h/shop?sslmode=allow", "`sslmode` must be `disable`, `prefer`, `require`, `verify-ca` or `verify-full`"),
+            ("postgresql://u@h/shop?sslmode=prefer&sslrootcert=ca.pem", "`sslrootcert` contradicts `sslmode`"),
+            ("postgresql://u@h/shop?sslmode=disable&sslcert=c&sslkey=k", "contradict `sslmode=disable`"),
+            ("postgresql://u@h/shop?sslcert=c", "`sslcert` needs `sslkey`"),
+            (
+                "postgresql://u@h/shop?tls=true",
+                "`tls` is a parameter of `mysql://` and `mysql+cdc://`, not of `postgresql://`; `postgresql://` knows",
+            ),
+            ("postgresql://u@h/shop?target_session_attrs=any", "unknown parameter `target_session_attrs`"),
+            ("postgresql://u@h/shop?grpc_port=1", "`grpc_port` is a parameter of `mysql+cdc://`"),
+            ("postgresql://u:p/w@h/shop", "`@` after its host"),
             ("mysql+cdcx://h/shop", "scheme is unknown"),
             ("duckdb://", "the source's path is missing"),
             ("duckdb:///folder/", "must name a file"),

@@ -4,6 +4,9 @@ pub(crate) mod charset;
 #[cfg(feature = "duckdb")]
 mod duckdb;
 pub(crate) mod mysql;
+pub(crate) mod patience;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod rows;
 pub(crate) mod server;
 #[cfg(feature = "sqlite")]
@@ -25,7 +28,7 @@ use crate::schema::{Column, ColumnType, Table};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
-/// A database that rows are read from: MySQL, PlanetScale or Vitess, or an SQLite or DuckDB file.
+/// A database that rows are read from: MySQL, PlanetScale or Vitess, PostgreSQL, or an SQLite or DuckDB file.
 ///
 /// Of a server it keeps one connection between calls; each reading of a table has its own. Once it is open, a connection that fails or breaks is
 /// made anew and the question asked again, with growing pauses and for as long as [`SourceOptions::with_retry_timeout`] says.
@@ -37,7 +40,7 @@ pub struct Source {
 enum Kind {
     /// By its own type, since change capture has more to ask.
     MySql(Box<MySql>),
-    #[cfg(any(feature = "sqlite", feature = "duckdb"))]
+    #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
     Other(Box<dyn Origin>),
 }
 
@@ -58,7 +61,7 @@ pub(crate) struct Reading {
 }
 
 impl Source {
-    /// Opens what a URI names: `mysql://user:password@host:port/database`, `sqlite:///path.db`, `duckdb:///path.duckdb`.
+    /// Opens what a URI names: `mysql://user:password@host:port/database`, `postgresql://…`, `sqlite:///path.db`, `duckdb:///path.duckdb`.
     ///
     /// # Errors
     /// `Config` for the URI itself; `Connect`, `Tls`, `Auth`, `Timeout` or `Schema` (no such database) for the connection, all within the
@@ -92,6 +95,10 @@ impl Source {
             SourcePlace::DuckDb => Kind::Other(Box::new(duckdb::DuckDb::open(options)?)),
             #[cfg(not(feature = "duckdb"))]
             SourcePlace::DuckDb => return Err(built_without("duckdb")),
+            #[cfg(feature = "postgres")]
+            SourcePlace::Postgres => Kind::Other(Box::new(postgres::Postgres::open(options, cancel)?)),
+            #[cfg(not(feature = "postgres"))]
+            SourcePlace::Postgres => return Err(built_without("postgres")),
         };
         Ok(Self { options: options.clone(), kind })
     }
@@ -99,7 +106,7 @@ impl Source {
     fn origin(&self) -> &dyn Origin {
         match &self.kind {
             Kind::MySql(mysql) => mysql.as_ref(),
-            #[cfg(any(feature = "sqlite", feature = "duckdb"))]
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
             Kind::Other(origin) => origin.as_ref(),
         }
     }
@@ -189,7 +196,7 @@ impl Source {
     pub(crate) fn with_connection<T: Send>(&self, cancel: &Cancel, work: impl Fn(&mut Connection) -> Result<T> + Sync) -> Result<T> {
         match &self.kind {
             Kind::MySql(mysql) => mysql.with_connection(cancel, work),
-            #[cfg(any(feature = "sqlite", feature = "duckdb"))]
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
             Kind::Other(_) => Err(Error::new(ErrorKind::Unsupported, "change capture needs Vitess or PlanetScale")),
         }
     }
@@ -256,6 +263,11 @@ fn push_moment(column: &mut ColumnData, moment: Option<DateTime>, zero_dates: Ze
     }
 }
 
+fn not_finite(is_nan: bool) -> Error {
+    let what = if is_nan { "not a number" } else { "infinite" };
+    Error::decode(format!("a value is {what}, which MySQL does not have"))
+}
+
 /// A decimal with as many digits after the point as its column has, one before it at least, and no zeros in front; `None` if the text is no number or has
 /// more digits.
 fn decimal(text: &str, precision: u8, scale: u8) -> Option<String> {
@@ -275,7 +287,7 @@ fn decimal(text: &str, precision: u8, scale: u8) -> Option<String> {
     Some(format!("{sign}{whole}{point}{fraction:0<scale$}"))
 }
 
-#[cfg(not(all(feature = "sqlite", feature = "duckdb")))]
+#[cfg(not(all(feature = "sqlite", feature = "duckdb", feature = "postgres")))]
 fn built_without(feature: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("built without the feature `{feature}`, which this source needs"))
 }

@@ -8,7 +8,7 @@ use crate::libduckdb::{HugeInt, Interval};
 use crate::place::IntervalType;
 use crate::policy::ZeroDates;
 use crate::schema::ColumnType;
-use crate::source::push_moment;
+use crate::source::{not_finite, push_moment};
 use crate::value::{DateTime, Time};
 use crate::{Error, Result};
 
@@ -248,11 +248,6 @@ fn bits(column: &mut ColumnData, chunk: &DataChunk<'_>, index: usize) -> Result<
 fn push_member(column: &mut ColumnData, members: &[String], index: u64) -> Result<()> {
     let member = usize::try_from(index).ok().and_then(|index| members.get(index));
     column.push_text(member.ok_or_else(|| Error::decode("a value is no member of the column's ENUM"))?)
-}
-
-fn not_finite(is_nan: bool) -> Error {
-    let what = if is_nan { "not a number" } else { "infinite" };
-    Error::decode(format!("a value is {what}, which MySQL does not have"))
 }
 
 #[cfg(test)]

@@ -321,7 +321,7 @@ fn dial_once(options: &SourceOptions, local: SocketAddr, ssl: Option<SslOpts>) -
 fn ssl_options(options: &SourceOptions) -> Result<Option<SslOpts>> {
     let verify = match options.tls() {
         Tls::Off => return Ok(None),
-        Tls::Verify => true,
+        Tls::Verify | Tls::VerifyIssuer => true,
         Tls::DangerSkipVerify | Tls::Preferred => false,
     };
     // The client library asks for the process's default provider, and panics where two are compiled in and none was chosen.

@@ -1,17 +1,14 @@
 //! A MySQL or Vitess server as the origin of rows.
 
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Instant;
 
-use super::connect::{Connection, Interrupter};
+use super::connect::Connection;
 use super::{read, schema};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
-use crate::retry::Retry;
 use crate::schema::Table;
-use crate::source::rows::Rows;
+use crate::source::patience::{Patience, unless};
+use crate::source::rows::{Interrupt, Rows};
 use crate::source::server::ServerKind;
 use crate::source::{Origin, Reading};
 use crate::{Error, ErrorKind, Result};
@@ -21,8 +18,7 @@ pub(crate) struct MySql {
     options: SourceOptions,
     server: ServerKind,
     idle: Mutex<Option<Connection>>,
-    /// One for all calls, so that a server that is gone for good costs the time limit once, and not once for each table.
-    retry: Mutex<Retry>,
+    patience: Patience,
 }
 
 impl Origin for MySql {
@@ -39,9 +35,9 @@ impl Origin for MySql {
     }
 
     fn rows(&self, table: Arc<Table>, reading: &Reading, cancel: &Cancel) -> Result<Rows> {
-        let connection = self.persist(cancel, || {
+        let connection = self.patience.persist(cancel, || {
             let connection = match self.take_idle() {
-                Some(connection) => unless(cancel, connection.interrupter(), || Ok(connection.if_alive()))?,
+                Some(connection) => unless(cancel, interrupt_of(&connection), BROKEN, || Ok(connection.if_alive()))?,
                 None => None,
             };
             connection.map_or_else(|| Connection::open(&self.options, cancel), Ok)
@@ -54,13 +50,13 @@ impl MySql {
     pub(crate) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
         let connection = Connection::open(options, cancel)?;
         let server = connection.server().clone();
-        let retry = Mutex::new(Retry::new(options.retry_timeout()));
-        Ok(Self { options: options.clone(), server, idle: Mutex::new(Some(connection)), retry })
+        let patience = Patience::new("MySQL", options.retry_timeout());
+        Ok(Self { options: options.clone(), server, idle: Mutex::new(Some(connection)), patience })
     }
 
     /// Asks the server something, and asks again where the connection fails or breaks.
     pub(crate) fn with_connection<T: Send>(&self, cancel: &Cancel, work: impl Fn(&mut Connection) -> Result<T> + Sync) -> Result<T> {
-        self.persist(cancel, || {
+        self.patience.persist(cancel, || {
             if let Some(connection) = self.take_idle() {
                 match self.ask(cancel, connection, &work) {
                     // Servers close connections that were idle for long.
@@ -73,7 +69,7 @@ impl MySql {
     }
 
     fn ask<T: Send>(&self, cancel: &Cancel, connection: Connection, work: &(impl Fn(&mut Connection) -> Result<T> + Sync)) -> Result<T> {
-        let (answer, connection) = unless(cancel, connection.interrupter(), || {
+        let (answer, connection) = unless(cancel, interrupt_of(&connection), BROKEN, || {
             let broke = || Error::new(ErrorKind::Connect, "the server closed an idle connection");
             let mut connection = connection.if_alive().ok_or_else(broke)?;
             Ok((work(&mut connection)?, connection))
@@ -83,29 +79,6 @@ impl MySql {
         Ok(answer)
     }
 
-    /// Makes an attempt, and others while that may help.
-    fn persist<T>(&self, cancel: &Cancel, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        loop {
-            let began = Instant::now();
-            let error = match attempt() {
-                Err(error) if error.is_transient() => error,
-                result => {
-                    if !matches!(&result, Err(error) if error.kind() == ErrorKind::Cancelled) {
-                        self.lock_retry().succeeded();
-                    }
-                    return result;
-                }
-            };
-            let mut retry = self.lock_retry();
-            let Some(until) = retry.failed(began, Instant::now()) else {
-                return Err(if retry.failures() > 1 { given_up(&retry, error) } else { error });
-            };
-            log::warn!("the MySQL server is asked again (attempt {}): {error:#}", retry.failures() + 1);
-            drop(retry);
-            cancel.wait_until(until)?;
-        }
-    }
-
     fn take_idle(&self) -> Option<Connection> {
         self.lock_idle().take()
     }
@@ -113,35 +86,11 @@ impl MySql {
     fn lock_idle(&self) -> MutexGuard<'_, Option<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn lock_retry(&self) -> MutexGuard<'_, Retry> {
-        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn given_up(retry: &Retry, last: Error) -> Error {
-    let message =
-        format!("the MySQL server could not be asked, in {} attempts within {:?} (`retry_timeout`)", retry.failures(), retry.limit());
-    Error::new(last.kind(), message).with_cause(last)
-}
+/// What is said of a thread that died of a panic: the client library indexes into packets.
+pub(super) const BROKEN: &str = "the server broke MySQL's protocol";
 
-/// Does what waits for a server, on a thread of its own, so that the wait can be cancelled: the connection is closed then, which ends the
-/// thread.
-fn unless<T: Send>(cancel: &Cancel, interrupter: Option<Interrupter>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let (sender, answer) = sync_channel(1);
-        let thread = thread::Builder::new().name("ingest-ask".to_owned()).spawn_scoped(scope, move || {
-            // Nobody listens any more after a cancellation.
-            let _ = sender.send(work());
-        });
-        let thread =
-            thread.map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to ask the server on").with_cause(cause))?;
-        let awaited = cancel.wait_for(&answer, None);
-        if let (Err(_), Some(interrupter)) = (&awaited, interrupter) {
-            interrupter.interrupt();
-        }
-        // A thread that died of a panic has sent nothing: the client library indexes into packets.
-        let _ = thread.join();
-        awaited?.unwrap_or_else(|_| Err(Error::protocol("the server broke MySQL's protocol")))
-    })
+pub(super) fn interrupt_of(connection: &Connection) -> Option<Interrupt> {
+    connection.interrupter().map(|interrupter| -> Interrupt { Box::new(move || interrupter.interrupt()) })
 }

@@ -7,19 +7,20 @@ use mysql::{QueryResult, Value};
 
 use super::connect::{Connection, query_error};
 use super::decode;
+use super::origin::{BROKEN, interrupt_of};
 use crate::batch::Batch;
 use crate::policy::MalformedText;
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::charset::Charset;
-use crate::source::rows::{Interrupt, Outlet, Rows};
+use crate::source::rows::{Outlet, Rows};
 use crate::{Error, Result};
 
 /// Reads all rows of a table over a connection of its own.
 pub(crate) fn rows(mut connection: Connection, table: Arc<Table>, malformed: MalformedText) -> Result<Rows> {
     let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
-    let interrupt = connection.interrupter().map(|interrupter| -> Interrupt { Box::new(move || interrupter.interrupt()) });
+    let interrupt = interrupt_of(&connection);
     let read = Arc::clone(&table);
-    Rows::start(table, interrupt, "the server broke MySQL's protocol", move |outlet| read_table(&mut connection, &read, malformed, outlet))
+    Rows::start(table, interrupt, BROKEN, move |outlet| read_table(&mut connection, &read, malformed, outlet))
 }
 
 fn read_table(connection: &mut Connection, table: &Arc<Table>, malformed: MalformedText, outlet: &mut Outlet) -> Result<()> {

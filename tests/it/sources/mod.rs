@@ -1,6 +1,8 @@
 //! Sources that are not MySQL. Files need no server.
 
 mod duckdb;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod sqlite;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,8 @@
 pub mod alone;
 pub mod cluster;
 pub mod names;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod proxy;
 pub mod servers;
 
