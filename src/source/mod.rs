@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use self::mysql::{Connection, Interrupter, Rows, ServerKind};
 use crate::cancel::Cancel;
+use crate::interval::Interval;
 use crate::options::SourceOptions;
 use crate::policy::MalformedText;
 use crate::retry::Retry;
@@ -116,10 +117,26 @@ impl Source {
     /// # Errors
     /// As [`Source::rows_of`].
     pub fn rows_with(&self, table: Arc<Table>, malformed_text: MalformedText) -> Result<Rows> {
-        self.rows_unless(table, malformed_text, &Cancel::new())
+        self.rows_unless(table, None, malformed_text, &Cancel::new())
     }
 
-    pub(crate) fn rows_unless(&self, table: Arc<Table>, malformed_text: MalformedText, cancel: &Cancel) -> Result<Rows> {
+    /// Reads the rows of a table whose value in `column` lies between two values, both included, as MySQL prints such values. Without one of them the
+    /// interval goes to that end. NULL lies in no interval, nor do dates that no calendar has; text is compared by its bytes in UTF-8.
+    ///
+    /// # Errors
+    /// As [`Source::rows_of`]; `Schema` if there is no such column; `Config` if `start` or `end` is no value of it, or it has no order.
+    pub fn rows_between(&self, table: Arc<Table>, column: &str, start: Option<&str>, end: Option<&str>) -> Result<Rows> {
+        let interval = Interval::of(&table, column, start, end)?;
+        self.rows_unless(table, Some(&interval), MalformedText::default(), &Cancel::new())
+    }
+
+    pub(crate) fn rows_unless(
+        &self,
+        table: Arc<Table>,
+        interval: Option<&Interval>,
+        malformed_text: MalformedText,
+        cancel: &Cancel,
+    ) -> Result<Rows> {
         let connection = self.persist(cancel, || {
             let connection = match self.take_idle() {
                 Some(connection) => unless(cancel, connection.interrupter(), || Ok(connection.if_alive()))?,
@@ -127,7 +144,7 @@ impl Source {
             };
             connection.map_or_else(|| Connection::open(&self.options, cancel), Ok)
         })?;
-        Rows::start(connection, table, malformed_text)
+        Rows::start(connection, table, interval, malformed_text)
     }
 
     /// Captures changes of tables, as a URI `mysql+cdc://…` says.

@@ -10,6 +10,8 @@
 
 #![allow(unsafe_code)]
 
+mod rows;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
@@ -517,6 +519,24 @@ struct Pointed {
     length: u32,
     prefix: [u8; 4],
     pointer: *const u8,
+}
+
+impl StringRef {
+    /// The bytes of the string.
+    ///
+    /// # Safety
+    /// The descriptor must have been written, and what it points to must live as long as the reference to it.
+    unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: both forms begin with the length; which one it is follows from that, and the rest is the caller's.
+        unsafe {
+            let length = self.inlined.length as usize;
+            if length <= 12 {
+                std::slice::from_raw_parts(ptr::from_ref(&self.inlined.bytes).cast::<u8>(), length)
+            } else {
+                std::slice::from_raw_parts(self.pointed.pointer, length)
+            }
+        }
+    }
 }
 
 const _: () = assert!(size_of::<StringRef>() == 16 && size_of::<ffi::duckdb_string_t>() == 16);

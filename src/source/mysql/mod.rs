@@ -2,6 +2,7 @@
 
 mod connect;
 mod decode;
+mod interval;
 mod read;
 mod schema;
 #[cfg(unix)]

@@ -9,9 +9,10 @@ use mysql::prelude::{Protocol, Queryable};
 use mysql::{QueryResult, Value};
 
 use super::connect::{Connection, Interrupter, query_error};
-use super::decode;
+use super::{decode, interval};
 use crate::batch::Batch;
 use crate::cancel::Cancel;
+use crate::interval::Interval;
 use crate::policy::MalformedText;
 use crate::queue::{self, Receiver, Sender};
 use crate::schema::{Column, ColumnType, Table};
@@ -43,7 +44,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn start(mut connection: Connection, table: Arc<Table>, malformed: MalformedText) -> Result<Self> {
+    pub(crate) fn start(
+        mut connection: Connection,
+        table: Arc<Table>,
+        interval: Option<&Interval>,
+        malformed: MalformedText,
+    ) -> Result<Self> {
         let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
         if table.columns().is_empty() {
             return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no columns", table.name())).with_table(table.name()));
@@ -51,10 +57,11 @@ impl Rows {
         let interrupter = connection.interrupter();
         let (sender, batches) = queue::bounded(WAITING_BYTES);
         let read = Arc::clone(&table);
+        let condition = interval.map(|interval| format!(" WHERE {}", interval::condition(interval))).unwrap_or_default();
         let thread = thread::Builder::new()
             .name("ingest-read".to_owned())
             .spawn(move || {
-                if let Err(error) = read_table(&mut connection, &read, malformed, &sender) {
+                if let Err(error) = read_table(&mut connection, &read, &condition, malformed, &sender) {
                     // The iterator may be gone; then nobody wants to know.
                     let _ = sender.send(Err(error.with_table(read.name())), 0);
                 }
@@ -129,10 +136,16 @@ impl std::fmt::Debug for Rows {
     }
 }
 
-fn read_table(connection: &mut Connection, table: &Arc<Table>, malformed: MalformedText, sender: &Sender<Result<Batch>>) -> Result<()> {
+fn read_table(
+    connection: &mut Connection,
+    table: &Arc<Table>,
+    condition: &str,
+    malformed: MalformedText,
+    sender: &Sender<Result<Batch>>,
+) -> Result<()> {
     let forms = Forms::of(table, malformed);
     let vitess = connection.server().is_vitess();
-    let sql = select(table, vitess);
+    let sql = select(table, vitess) + condition;
     let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
     let conn = connection.conn();
     if vitess {
