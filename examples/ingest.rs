@@ -20,8 +20,11 @@ usage: ingest --source-uri URI --dest-uri URI [options]
   --dest-uri URI             duckdb:///path.duckdb or sqlite:///path.db
   --source-table A[,B…]      tables to move (default: all)
   --dest-table X             the destination's table, for one source table; X may be schema.table
-  --incremental-strategy S   replace, append or merge (default: replace; for change capture merge)
+  --incremental-strategy S   replace, append, merge, delete+insert or truncate+insert (default: replace; for change capture merge)
   --primary-key C[,D…]       columns that identify a row (default: the source's primary key)
+  --incremental-key C        column whose values choose the rows; without an interval those from the destination's greatest value on
+  --interval-start V         least value of it, inclusive
+  --interval-end V           greatest value of it, inclusive
   --hard-delete              remove deleted rows instead of marking them
   --full-refresh             build the destination's tables anew
   --zero-dates P             null, error or text (default: null)
@@ -117,10 +120,14 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("incremental-strategy") => {
                 options = options.with_strategy(choice(
                     &mut parser,
-                    &[("replace", Strategy::Replace), ("append", Strategy::Append), ("merge", Strategy::Merge)],
+                    &[Strategy::Replace, Strategy::Append, Strategy::Merge, Strategy::DeleteInsert, Strategy::TruncateInsert]
+                        .map(|strategy| (strategy.name(), strategy)),
                 )?);
             }
             Long("primary-key") => options = options.with_primary_key(list(&mut parser)?),
+            Long("incremental-key") => options = options.with_incremental_key(parser.value()?.string()?),
+            Long("interval-start") => options = options.with_interval_start(parser.value()?.string()?),
+            Long("interval-end") => options = options.with_interval_end(parser.value()?.string()?),
             Long("hard-delete") => options = options.with_hard_delete(true),
             Long("full-refresh") => options = options.with_full_refresh(true),
             Long("zero-dates") => {

@@ -41,6 +41,9 @@ pub struct IngestOptions {
     dest_schema: Option<String>,
     strategy: Option<Strategy>,
     primary_key: Vec<String>,
+    incremental_key: Option<String>,
+    interval_start: Option<String>,
+    interval_end: Option<String>,
     full_refresh: bool,
     hard_delete: bool,
     zero_dates: ZeroDates,
@@ -68,6 +71,25 @@ pub struct Progress<'a> {
     pub bytes: u64,
     /// Since the run began.
     pub elapsed: Duration,
+}
+
+impl Strategy {
+    /// The name that the command line takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replace => "replace",
+            Self::Append => "append",
+            Self::Merge => "merge",
+            Self::DeleteInsert => "delete+insert",
+            Self::TruncateInsert => "truncate+insert",
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl IngestOptions {
@@ -107,14 +129,43 @@ impl IngestOptions {
     /// The columns that identify a row, in place of the source's primary key.
     ///
     /// At the source they have to be unique together and never NULL, though nothing there may see to it: with change capture, of rows with the same
-    /// values in them the one that changed last is kept, and NULL is an error.
+    /// values in them the one that changed last is kept, and NULL is an error; where whole tables are merged, both are errors.
     #[must_use]
     pub fn with_primary_key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
         self.primary_key = columns.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Whether to forget what the destination has and build it anew. Default: no.
+    /// The column by whose values rows are chosen: those of the interval, if one is given; otherwise [`Strategy::Append`], [`Strategy::Merge`] and
+    /// [`Strategy::DeleteInsert`] begin at the greatest value that the destination has.
+    ///
+    /// `Merge` and `DeleteInsert` bring rows with that very value again, so that none is missed that came later with an equal one; `Append` does not, as
+    /// they would be there twice. Without a table or rows at the destination, everything comes. NULL lies in no interval, nor do dates that no calendar
+    /// has. Text is compared by its bytes in UTF-8, at the source as at the destination, whatever its collation.
+    #[must_use]
+    pub fn with_incremental_key(mut self, column: impl Into<String>) -> Self {
+        self.incremental_key = Some(column.into());
+        self
+    }
+
+    /// Where the interval of the incremental key begins, inclusive, as MySQL prints the value: `42`, `2024-02-29`, `2024-02-29 12:00:00.5`.
+    /// Default: as [`IngestOptions::with_incremental_key`] says.
+    ///
+    /// A moment may have a `T` in its middle and a `Z` at its end; one of a `TIMESTAMP` is in UTC.
+    #[must_use]
+    pub fn with_interval_start(mut self, value: impl Into<String>) -> Self {
+        self.interval_start = Some(value.into());
+        self
+    }
+
+    /// Where the interval of the incremental key ends, inclusive. Default: at the greatest value.
+    #[must_use]
+    pub fn with_interval_end(mut self, value: impl Into<String>) -> Self {
+        self.interval_end = Some(value.into());
+        self
+    }
+
+    /// Whether to forget what the destination has and build it anew, whatever the strategy. Default: no.
     #[must_use]
     pub fn with_full_refresh(mut self, full_refresh: bool) -> Self {
         self.full_refresh = full_refresh;
@@ -188,6 +239,21 @@ impl IngestOptions {
         &self.primary_key
     }
 
+    /// The column by whose values rows are chosen, if one is named.
+    pub fn incremental_key(&self) -> Option<&str> {
+        self.incremental_key.as_deref()
+    }
+
+    /// Where the interval begins, if it was said.
+    pub fn interval_start(&self) -> Option<&str> {
+        self.interval_start.as_deref()
+    }
+
+    /// Where the interval ends, if it was said.
+    pub fn interval_end(&self) -> Option<&str> {
+        self.interval_end.as_deref()
+    }
+
     /// Whether to forget what the destination has.
     pub fn full_refresh(&self) -> bool {
         self.full_refresh
@@ -252,6 +318,9 @@ impl fmt::Debug for IngestOptions {
             .field("dest_schema", &self.dest_schema)
             .field("strategy", &self.strategy)
             .field("primary_key", &self.primary_key)
+            .field("incremental_key", &self.incremental_key)
+            .field("interval_start", &self.interval_start)
+            .field("interval_end", &self.interval_end)
             .field("full_refresh", &self.full_refresh)
             .field("hard_delete", &self.hard_delete)
             .field("zero_dates", &self.zero_dates)

@@ -91,6 +91,17 @@ impl DateTime {
         self.bits(0, 20)
     }
 
+    /// Midnight of the same day.
+    pub(crate) fn truncated_to_day(self) -> Self {
+        Self(self.0 >> 37 << 37)
+    }
+
+    /// The same moment with only `fraction` digits (0 to 6) after the second.
+    pub(crate) fn truncated(self, fraction: u8) -> Self {
+        let step = 10_u64.pow(6 - u32::from(fraction.min(6)));
+        Self(self.0 - u64::from(self.micros()) % step)
+    }
+
     /// Days since 1970-01-01; `None` if the calendar has no such day (a zero date, a partial date, 30 February).
     pub fn unix_days(self) -> Option<i32> {
         let (year, month, day) = (self.year(), self.month(), self.day());
@@ -164,6 +175,12 @@ impl Time {
     /// The span in microseconds.
     pub fn micros(self) -> i64 {
         self.0
+    }
+
+    /// The same span with only `fraction` digits (0 to 6) after the second, so nearer to zero where it has more.
+    pub(crate) fn truncated(self, fraction: u8) -> Self {
+        let step = 10_i64.pow(6 - u32::from(fraction.min(6)));
+        Self(self.0 - self.0 % step)
     }
 
     /// Prints `[-]hh[h]:mm:ss` with `fraction` digits (0 to 6) after the second, as MySQL does.

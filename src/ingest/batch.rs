@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
+use crate::interval::{Bound, Interval};
+use crate::policy::MalformedText;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
-use crate::sink::Sink;
+use crate::sink::{Highest, LoadPlan, Sink};
 use crate::source::rows::Rows;
 use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
@@ -45,13 +47,51 @@ fn check(options: &IngestOptions) -> Result<()> {
     if options.hard_delete() {
         return Err(Error::config("`hard_delete` is for change capture; a whole copy has no deleted rows"));
     }
-    if options.strategy() == Some(Strategy::Merge) {
-        return Err(Error::new(ErrorKind::Unsupported, "a whole copy can replace or append; `merge` is for change capture"));
-    }
-    if options.full_refresh() && options.strategy() == Some(Strategy::Append) {
-        return Err(Error::config("`full_refresh` contradicts the strategy `append`"));
+    let strategy = options.strategy().unwrap_or(Strategy::Replace);
+    let interval = [("interval_start", options.interval_start()), ("interval_end", options.interval_end())];
+    let given = interval.iter().find(|(_, bound)| bound.is_some()).map(|(option, _)| *option);
+    if options.incremental_key().is_none() {
+        if let Some(option) = given {
+            return Err(Error::config(format!("`{option}` needs an `incremental_key`: the column whose values it speaks of")));
+        }
+        if strategy == Strategy::DeleteInsert {
+            return Err(Error::config(
+                "the strategy `delete+insert` needs an `incremental_key`: the column whose interval is deleted and inserted",
+            ));
+        }
+    } else if given.is_none() && !options.full_refresh() && matches!(strategy, Strategy::Replace | Strategy::TruncateInsert) {
+        return Err(Error::config(format!(
+            "`incremental_key` makes no difference to the strategy `{strategy}`, which brings all rows: choose `append`, `merge` or \
+             `delete+insert`, or give `interval_start` or `interval_end`"
+        )));
     }
     Ok(())
+}
+
+/// How the rows of a table get in, and which of them come.
+fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableName) -> Result<LoadPlan> {
+    let strategy = match options.full_refresh() {
+        true => Strategy::Replace,
+        false => options.strategy().unwrap_or(Strategy::Replace),
+    };
+    let Some(key) = options.incremental_key() else { return Ok(LoadPlan::of(strategy)) };
+    let interval = match options.malformed_text() {
+        MalformedText::Bytes => Interval::of(&table.clone().with_text_as_bytes(), key, options.interval_start(), options.interval_end()),
+        _ => Interval::of(table, key, options.interval_start(), options.interval_end()),
+    }?;
+    let is_bounded = interval.start().is_some() || interval.end().is_some();
+    let interval = match strategy {
+        Strategy::Append | Strategy::Merge | Strategy::DeleteInsert if interval.start().is_none() => {
+            match sink.highest(target, interval.column())? {
+                Highest::NoRows => is_bounded.then_some(interval),
+                // Rows that are in no interval are there already.
+                Highest::NoValue => Some(interval),
+                Highest::Value(value) => Some(interval.starting_at(Bound { value, is_inclusive: strategy != Strategy::Append })),
+            }
+        }
+        _ => is_bounded.then_some(interval),
+    };
+    Ok(LoadPlan { strategy, interval })
 }
 
 /// How often a table is begun anew at most after the connection broke within it. Nothing of it is visible before it is complete.
@@ -67,11 +107,13 @@ fn copy_table(
     entry: &mut TableReport,
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
-    let reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates() };
+    sink.check_name(target)?;
+    let plan = plan(sink, options, table, target)?;
+    let reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: plan.interval.clone() };
     loop {
         options.cancel().check()?;
         let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;
-        let error = match copy_rows(rows, sink, options, target, entry, &progress) {
+        let error = match copy_rows(rows, sink, options, &plan, target, entry, &progress) {
             // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
             Err(error) if error.kind() == ErrorKind::Connect => error,
             result => return result,
@@ -90,15 +132,13 @@ fn copy_rows(
     mut rows: Rows,
     sink: &mut Sink,
     options: &IngestOptions,
+    plan: &LoadPlan,
     target: &TableName,
     entry: &mut TableReport,
     progress: &impl Fn(&TableReport),
 ) -> Result<()> {
     let table = Arc::clone(rows.table());
-    let mut load = match options.strategy() {
-        Some(Strategy::Append) => sink.append(target, &table)?,
-        _ => sink.replace(target, &table)?,
-    };
+    let mut load = sink.load(target, &table, plan)?;
     while let Some(batch) = rows.next_unless(options.cancel()) {
         let batch = batch?;
         load.write(&batch)?;
@@ -108,7 +148,7 @@ fn copy_rows(
     }
     let changed_values = load.changed_values();
     let written = load.commit()?;
-    entry.rows_inserted = written.rows;
+    (entry.rows_inserted, entry.rows_updated, entry.rows_deleted) = (written.inserted, written.updated, written.deleted);
     entry.changed_values = changed_values;
     Ok(())
 }

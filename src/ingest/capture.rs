@@ -124,12 +124,19 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
 }
 
 fn check(options: &IngestOptions) -> Result<()> {
-    match options.strategy() {
-        None | Some(Strategy::Merge) => Ok(()),
-        Some(other) => {
-            let name = if other == Strategy::Append { "append" } else { "replace" };
-            Err(Error::config(format!("change capture merges: the strategy `{name}` is for whole tables; use full_refresh to begin anew")))
-        }
+    if let Some(other) = options.strategy().filter(|&strategy| strategy != Strategy::Merge) {
+        return Err(Error::config(format!(
+            "change capture merges: the strategy `{other}` is for whole tables; use full_refresh to begin anew"
+        )));
+    }
+    let intervals = [
+        ("incremental_key", options.incremental_key()),
+        ("interval_start", options.interval_start()),
+        ("interval_end", options.interval_end()),
+    ];
+    match intervals.iter().find(|(_, value)| value.is_some()) {
+        Some((option, _)) => Err(Error::config(format!("`{option}` is for whole tables: change capture resumes from its position"))),
+        None => Ok(()),
     }
 }
 

@@ -95,6 +95,32 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Passes on each row of a result whose `columns` columns are all strings or blobs. No more than a few chunks are in memory at a time.
+    pub(crate) fn rows<E: From<Failure>>(
+        &self,
+        sql: &str,
+        columns: usize,
+        mut take: impl FnMut(&[Option<&[u8]>]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut stream = self.stream(sql)?;
+        let is_string = |logical: &Logical| matches!(logical, Logical::Varchar | Logical::Json | Logical::Blob);
+        if stream.columns().len() != columns || !stream.columns().iter().all(is_string) {
+            return Err(Failure::new(FailureKind::Other, "a result has other columns than were asked for").into());
+        }
+        while let Some(chunk) = stream.next()? {
+            let mut row: Vec<Option<&[u8]>> = Vec::with_capacity(columns);
+            let mut values: Vec<_> = (0..columns).map(|column| chunk.strings(column)).collect();
+            for _ in 0..chunk.rows() {
+                row.clear();
+                row.extend(values.iter_mut().map(|values| values.next().flatten()));
+                take(&row)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The error that a result holds.
 fn failure_of(result: &mut QueryResult) -> Failure {
     // SAFETY: a failed result holds type and message until it is destroyed.

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use super::checkpoint::{self, StoredPosition};
 #[cfg(feature = "duckdb")]
 use super::duckdb;
+use super::load::FileLoad;
 use super::merge::FileMerge;
 #[cfg(feature = "sqlite")]
 use super::sqlite;
-use super::store::{LoadPlan, Loading, Merging, Store};
-use super::{Deletes, Destination, StoredColumn, Written, append_counted, begin, check_name, lease, staging_name};
+use super::store::{Highest, LoadPlan, Loading, Merging, Store};
+use super::stored::{self, Order};
+use super::{Deletes, Destination, check_name, count, is_deleted, lease, qualified};
 use crate::batch::Batch;
-use crate::ingest::Strategy;
+use crate::change::DELETED_COLUMN;
+use crate::interval::BoundValue;
 use crate::options::SinkOptions;
-use crate::policy::{ChangedByName, ChangedValues, OutOfRange, ZeroDates};
-use crate::schema::{Table, TableName};
+use crate::policy::{OutOfRange, ZeroDates};
+use crate::schema::{Column, Table, TableName};
 use crate::{Error, ErrorKind, Result};
 
 /// A DuckDB or SQLite database.
@@ -57,38 +60,6 @@ impl File {
     pub(super) fn around(destination: Box<dyn Destination>) -> Self {
         Self { destination, known: BTreeMap::new(), _lease: None }
     }
-
-    fn replace(&mut self, name: &TableName, table: &Arc<Table>) -> Result<FileLoad<'_>> {
-        let staging = staging_name(name);
-        let destination = &mut *self.destination;
-        begin(destination)?;
-        let mut load = FileLoad::new(destination, name, table, Some(staging.clone()));
-        load.attempt(|load| {
-            load.destination.create_schema(name)?;
-            load.destination.drop_if_exists(&staging)?;
-            load.destination.create(&staging, table, false)?;
-            if load.destination.rows_per_part().is_some() {
-                load.destination.commit()?;
-                begin(load.destination)?;
-            }
-            Ok(())
-        })?;
-        Ok(load)
-    }
-
-    fn append(&mut self, name: &TableName, table: &Arc<Table>) -> Result<FileLoad<'_>> {
-        let destination = &mut *self.destination;
-        begin(destination)?;
-        let mut load = FileLoad::new(destination, name, table, None);
-        load.attempt(|load| {
-            load.destination.create_schema(name)?;
-            match load.destination.stored_columns(name)? {
-                None => load.destination.create(name, table, false),
-                Some(stored) => compare(load.destination, name, table, &stored),
-            }
-        })?;
-        Ok(load)
-    }
 }
 
 impl Store for File {
@@ -105,10 +76,55 @@ impl Store for File {
     }
 
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
-        match plan.strategy {
-            Strategy::Append => Ok(Box::new(self.append(name, table)?)),
-            _ => Ok(Box::new(self.replace(name, table)?)),
+        Ok(Box::new(FileLoad::begin(&mut *self.destination, name, table, plan)?))
+    }
+
+    fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest> {
+        if self.destination.stored_columns(name)?.is_none() {
+            return Ok(Highest::NoRows);
         }
+        let table = Arc::new(Table::new(name.name(), vec![column.clone()]));
+        let stored = stored::columns_of(&mut *self.destination, name, &table)?;
+        let order = stored.first().map_or(Order::Own, |stored| Order::of(column.column_type(), &stored.declared_type));
+        let rest = format!("WHERE {} ORDER BY {} LIMIT 1", order.is_ordered(column.name()), order.descending(column.name()));
+        let mut greatest = None;
+        self.destination.read(name, &table, &stored, &rest, &mut |batch| {
+            greatest = batch.rows().next().and_then(|row| BoundValue::of(row.value(0)));
+            Ok(())
+        })?;
+        if let Some(greatest) = greatest {
+            return Ok(Highest::Value(greatest));
+        }
+        Ok(match count(&mut *self.destination, &format!("SELECT count(*) FROM {}", qualified(name)))? {
+            0 => Highest::NoRows,
+            _ => Highest::NoValue,
+        })
+    }
+
+    fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        let destination = &mut *self.destination;
+        let stored = stored::columns_of(destination, name, table)?;
+        let is_captured = destination.stored_columns(name)?.is_some_and(|columns| stored::find(&columns, DELETED_COLUMN).is_some());
+        let is_ours = is_captured && table.column_index(DELETED_COLUMN).is_none();
+        let rest = if is_ours { format!("WHERE NOT {}", is_deleted()) } else { String::new() };
+        let expected = count(destination, &format!("SELECT count(*) FROM {} {rest}", qualified(name)))?;
+        let mut rows = 0;
+        destination.read(name, table, &stored, &rest, &mut |batch| {
+            rows += batch.len() as u64;
+            take(batch)
+        })?;
+        // A result that ends early looks like one that is complete.
+        if rows != expected {
+            let message = format!("`{name}` has {expected} rows in the destination, but {rows} could be read");
+            return Err(Error::new(ErrorKind::Sink, message).with_table(name));
+        }
+        Ok(())
+    }
+
+    fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch> {
+        let stored = stored::columns_of(&mut *self.destination, name, batch.table())?;
+        let declared: Vec<&str> = stored.iter().map(|column| column.declared_type.as_str()).collect();
+        stored::normalised(batch, &declared)
     }
 
     fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
@@ -130,149 +146,5 @@ impl Store for File {
     #[cfg(test)]
     fn stored_in(&self) -> &dyn Destination {
         &*self.destination
-    }
-}
-
-/// Refuses a stored table that cannot take the rows of `table`.
-fn compare(destination: &dyn Destination, name: &TableName, table: &Table, stored: &[StoredColumn]) -> Result<()> {
-    for column in table.columns() {
-        let expected = destination.declared(column.column_type());
-        let conflict = |message: String| Err(Error::new(ErrorKind::Conflict, message).with_table(name).with_column(column.name()));
-        match stored.iter().find(|stored| stored.name.to_lowercase() == column.name().to_lowercase()) {
-            None => {
-                return conflict(format!(
-                    "`{name}` in the destination has no column `{}`, which is {} at the source",
-                    column.name(),
-                    column.column_type()
-                ));
-            }
-            Some(found) if found.declared_type != expected => {
-                return conflict(format!(
-                    "column `{name}.{}` is {} in the destination, but {} at the source, which is stored as {expected}",
-                    column.name(),
-                    found.declared_type,
-                    column.column_type()
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Rows on their way into one table.
-///
-/// Nothing is durable before [`Load::commit`]. After an error every call fails, and dropping the load undoes it.
-pub(super) struct FileLoad<'a> {
-    destination: &'a mut dyn Destination,
-    target: TableName,
-    staging: Option<TableName>,
-    table: Arc<Table>,
-    written: Written,
-    uncommitted: usize,
-    changed: ChangedByName,
-    state: LoadState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LoadState {
-    Open,
-    Poisoned,
-    Committed,
-}
-
-impl<'a> FileLoad<'a> {
-    fn new(destination: &'a mut dyn Destination, target: &TableName, table: &Arc<Table>, staging: Option<TableName>) -> Self {
-        Self {
-            destination,
-            target: target.clone(),
-            staging,
-            table: Arc::clone(table),
-            written: Written::default(),
-            uncommitted: 0,
-            changed: ChangedByName::default(),
-            state: LoadState::Open,
-        }
-    }
-
-    fn take(&mut self, batch: &Batch) -> Result<()> {
-        if **batch.table() != *self.table {
-            return Err(Error::config(format!("rows of table `{}` were given to a load of `{}`", batch.table().name(), self.target)));
-        }
-        let into = self.staging.as_ref().unwrap_or(&self.target);
-        append_counted(self.destination, into, batch, &mut self.changed)?;
-        self.written.rows += batch.len() as u64;
-        self.written.bytes += batch.bytes() as u64;
-        self.uncommitted += batch.len();
-        if self.staging.is_some()
-            && let Some(part) = self.destination.rows_per_part()
-            && self.uncommitted >= part
-        {
-            self.destination.commit()?;
-            begin(&mut *self.destination)?;
-            self.uncommitted = 0;
-        }
-        Ok(())
-    }
-
-    /// Performs a step. A failure poisons the load.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.state != LoadState::Open {
-            return Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target));
-        }
-        let result = step(self).map_err(|error| error.with_table(&self.target));
-        if result.is_err() {
-            self.state = LoadState::Poisoned;
-        }
-        result
-    }
-}
-
-impl Loading for FileLoad<'_> {
-    fn write(&mut self, batch: &Batch) -> Result<()> {
-        self.attempt(|load| load.take(batch))
-    }
-
-    fn commit(mut self: Box<Self>) -> Result<Written> {
-        self.attempt(|load| {
-            if let Some(staging) = load.staging.clone() {
-                if load.destination.rows_per_part().is_some() {
-                    load.destination.commit()?;
-                    begin(load.destination)?;
-                }
-                load.destination.drop_if_exists(&load.target)?;
-                load.destination.rename(&staging, load.target.name())?;
-            }
-            load.destination.commit()
-        })?;
-        self.state = LoadState::Committed;
-        Ok(self.written)
-    }
-
-    fn changed_values(&self) -> Vec<ChangedValues> {
-        self.changed.list()
-    }
-}
-
-impl Drop for FileLoad<'_> {
-    fn drop(&mut self) {
-        if self.state == LoadState::Committed {
-            return;
-        }
-        let undo = |load: &mut Self| {
-            load.destination.rollback()?;
-            if let Some(staging) = load.staging.clone()
-                && load.destination.rows_per_part().is_some()
-            {
-                begin(load.destination)?;
-                load.destination.drop_if_exists(&staging)?;
-                load.destination.commit()?;
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = undo(self) {
-            // The next load of the same table removes the staging table.
-            log::warn!("the load of `{}` could not be undone: {error:#}", self.target);
-        }
     }
 }

@@ -20,8 +20,10 @@ use super::checkpoint::{Content, Fence, Known, OwnColumn};
 use super::frontier::{FirstKey, Frontier};
 use super::reduce::{Put, Reduced, key_batch, reduce};
 use super::store::Merging;
+use super::stored::find;
 use super::{
-    Destination, StoredColumn, append_counted, begin, check_name, checkpoint, is_deleted, literal, qualified, quoted, staging_name,
+    Destination, StoredColumn, append_counted, begin, check_name, checkpoint, count, is_deleted, literal, make_temporary, qualified,
+    quoted, staging_name,
 };
 use crate::batch::Batch;
 use crate::change::{
@@ -121,12 +123,6 @@ impl Target {
         let name = name.to_lowercase();
         self.columns.iter().map(|column| &column.stored).find(|column| column.name.to_lowercase() == name)
     }
-}
-
-/// Names of columns do not regard case in DuckDB and SQLite.
-fn find<'a>(columns: &'a [StoredColumn], name: &str) -> Option<&'a StoredColumn> {
-    let name = name.to_lowercase();
-    columns.iter().find(|column| column.name.to_lowercase() == name)
 }
 
 fn in_transaction<T>(destination: &mut dyn Destination, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
@@ -754,21 +750,6 @@ fn append_converted(destination: &mut dyn Destination, target: &mut Target, batc
     }
     let (into, from) = (qualified(target.current()), qualified(&rows));
     destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", "))).map(drop)
-}
-
-/// Makes a temporary table anew.
-fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
-    let declared = |column: &Column| format!("{} {}", quoted(column.name()), destination.declared_temporarily(column.column_type()));
-    let columns: Vec<String> = table.columns().iter().map(declared).collect();
-    // Without what follows the columns SQLite would take `ANY` for a kind of number, and round those that it holds as text.
-    let suffix = destination.table_suffix();
-    destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
-    destination.execute(&format!("CREATE TEMP TABLE {} ({}){suffix}", qualified(name), columns.join(", "))).map(drop)
-}
-
-fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {
-    let cell = destination.query_text(sql)?.into_iter().flatten().next().flatten();
-    cell.and_then(|cell| cell.parse().ok()).ok_or_else(|| Error::new(ErrorKind::Sink, "a count is not a number"))
 }
 
 fn now_text() -> String {

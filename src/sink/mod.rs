@@ -37,18 +37,20 @@ mod duckdb;
 mod file;
 mod frontier;
 mod lease;
+mod load;
 mod merge;
 mod reduce;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::merge::Deletes;
 pub(crate) use self::reduce::Put;
-pub(crate) use self::store::LoadPlan;
+pub(crate) use self::store::{Highest, LoadPlan};
 use self::store::{Loading, Merging, Store};
 
 use crate::batch::{Batch, Values};
@@ -79,6 +81,16 @@ pub(crate) trait Destination: Send {
 
     /// Takes rows into the open transaction.
     fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed>;
+
+    /// Passes on rows of a table in the types of `table`, whose columns are `stored` there. What is in `rest` follows the table's name in the query.
+    fn read(
+        &mut self,
+        name: &TableName,
+        table: &Arc<Table>,
+        stored: &[StoredColumn],
+        rest: &str,
+        take: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()>;
 
     /// The columns of a table in their order, `None` if there is no such table.
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>>;
@@ -293,6 +305,21 @@ pub(crate) fn staging_name(table: &TableName) -> TableName {
     table.sibling(format!("_ingest_new_{}", table.name()))
 }
 
+/// Makes a temporary table anew.
+fn make_temporary(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
+    let declared = |column: &Column| format!("{} {}", quoted(column.name()), destination.declared_temporarily(column.column_type()));
+    let columns: Vec<String> = table.columns().iter().map(declared).collect();
+    // Without what follows the columns SQLite would take `ANY` for a kind of number, and round those that it holds as text.
+    let suffix = destination.table_suffix();
+    destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)))?;
+    destination.execute(&format!("CREATE TEMP TABLE {} ({}){suffix}", qualified(name), columns.join(", "))).map(drop)
+}
+
+fn count(destination: &mut dyn Destination, sql: &str) -> Result<u64> {
+    let cell = destination.query_text(sql)?.into_iter().flatten().next().flatten();
+    cell.and_then(|cell| cell.parse().ok()).ok_or_else(|| Error::new(ErrorKind::Sink, "a count is not a number"))
+}
+
 /// Opens a transaction. One that opened and was reported as failed would be in the way of the next.
 fn begin(destination: &mut dyn Destination) -> Result<()> {
     let result = destination.begin();
@@ -344,6 +371,21 @@ impl Sink {
     /// Refuses a name that the destination, or a run in it, keeps for itself.
     pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
         self.store.check_name(name)
+    }
+
+    /// The greatest stored value of a column of the source.
+    pub(crate) fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest> {
+        self.store.highest(name, column)
+    }
+
+    /// Passes on the rows of a stored table, in no order and in the source's types.
+    pub(crate) fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        self.store.read(name, table, take)
+    }
+
+    /// Rows of the source as they are once they are stored.
+    pub(crate) fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch> {
+        self.store.as_stored(name, batch)
     }
 
     /// Begins to bring rows into a table as a plan says.
@@ -413,8 +455,14 @@ impl std::fmt::Debug for Sink {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Written {
-    /// Rows stored.
+    /// Rows stored: those that are new, and those that took the place of others.
     pub rows: u64,
+    /// Rows that are new: not there before, or after all that were there had been deleted.
+    pub inserted: u64,
+    /// Rows that were there before by their key, and have the values of those that came.
+    pub updated: u64,
+    /// Rows that were deleted before the new ones came.
+    pub deleted: u64,
     /// Memory that their values took on the way, in bytes.
     pub bytes: u64,
 }

@@ -4,15 +4,17 @@
 //! as MySQL prints them; dates sort like the days do. The one loss: SQLite stores a floating-point zero without its sign.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags};
 
+use super::stored::{Gather, Stored};
 use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::options::SqliteOptions;
 use crate::policy::{Changed, OutOfRange, ValueChange, ZeroDates};
-use crate::schema::{Column, ColumnType, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::value::{DateTime, ValueRef};
 use crate::{Error, ErrorKind, Result};
 
@@ -144,6 +146,35 @@ impl Destination for Sqlite {
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
             .map_err(&failed)?;
         Ok((!columns.is_empty()).then_some(columns))
+    }
+
+    fn read(
+        &mut self,
+        name: &TableName,
+        table: &Arc<Table>,
+        stored: &[StoredColumn],
+        rest: &str,
+        take: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        use rusqlite::types::ValueRef as Sql;
+        let failed = self.failed("rows cannot be read");
+        let names: Vec<String> = stored.iter().map(|column| quoted(&column.name)).collect();
+        let sql = format!("SELECT {} FROM {} {rest}", names.join(", "), qualified(name));
+        let mut statement = self.connection.prepare(&sql).map_err(&failed)?;
+        let mut rows = statement.query([]).map_err(&failed)?;
+        let mut gather = Gather::new(table, take);
+        while let Some(row) = rows.next().map_err(&failed)? {
+            gather.row(|column| {
+                Ok(match row.get_ref(column).map_err(&failed)? {
+                    Sql::Null => Stored::Null,
+                    Sql::Integer(number) => Stored::Int(number),
+                    Sql::Real(number) => Stored::Real(number),
+                    Sql::Text(text) => Stored::Text(text),
+                    Sql::Blob(bytes) => Stored::Bytes(bytes),
+                })
+            })?;
+        }
+        gather.finish()
     }
 
     fn declared(&self, column_type: &ColumnType) -> String {

@@ -11,9 +11,9 @@ use crate::Result;
 use crate::batch::Batch;
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
-use crate::interval::Interval;
+use crate::interval::{BoundValue, Interval};
 use crate::policy::{ChangedValues, OutOfRange, ZeroDates};
-use crate::schema::{Table, TableName};
+use crate::schema::{Column, Table, TableName};
 
 /// How rows get into a table.
 #[derive(Debug, Clone)]
@@ -29,12 +29,38 @@ impl LoadPlan {
     }
 }
 
+/// The greatest stored value of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Highest {
+    /// There is no table, or none of its rows is left.
+    NoRows,
+    /// There are rows, and none has a value that an interval could begin at: all are NULL, or dates that no calendar has.
+    NoValue,
+    Value(BoundValue),
+}
+
 /// What is behind a [`Sink`](super::Sink), which documents the methods.
 pub(crate) trait Store: Send {
     fn set_zero_dates(&mut self, policy: ZeroDates);
     fn set_out_of_range(&mut self, policy: OutOfRange);
     fn check_name(&self, name: &TableName) -> Result<()>;
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>>;
+
+    /// The greatest stored value of a column of the source, by its value and not by the form in which it is stored; of text by its bytes in UTF-8.
+    ///
+    /// # Errors
+    /// `Conflict` if the table has no such column, or one whose type is not that of the source.
+    fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest>;
+
+    /// Passes on the rows of a stored table in no order, with the columns of `table` and in the source's types; none that is marked as deleted.
+    ///
+    /// # Errors
+    /// `Conflict` if there is no such table, or it has no such column; that of `take`.
+    fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()>;
+
+    /// Rows of the source as [`Store::read`] returns them once they are stored: what the policies and the destination's types make of them.
+    fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch>;
+
     fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)>;
     fn merge<'a>(&'a mut self, deletes: Deletes) -> Result<Box<dyn Merging + 'a>>;
     #[cfg(test)]
@@ -43,7 +69,7 @@ pub(crate) trait Store: Send {
     fn stored_in(&self) -> &dyn Destination;
 }
 
-/// What is behind a [`Load`](super::Load).
+/// What is behind a [`Load`](super::Load). One that is dropped without a commit leaves the table as it was, as far as the destination can.
 pub(crate) trait Loading {
     fn write(&mut self, batch: &Batch) -> Result<()>;
     fn commit(self: Box<Self>) -> Result<Written>;

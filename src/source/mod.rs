@@ -21,6 +21,7 @@ use self::rows::Rows;
 use self::server::ServerKind;
 use crate::batch::ColumnData;
 use crate::cancel::Cancel;
+use crate::interval::Interval;
 use crate::options::SourceOptions;
 use crate::place::SourcePlace;
 use crate::policy::{MalformedText, ZeroDates};
@@ -58,6 +59,8 @@ pub(crate) struct Reading {
     pub(crate) malformed_text: MalformedText,
     /// For what is no value of a [`DateTime`](crate::DateTime). Those that are, but that no calendar has, concern destinations only.
     pub(crate) zero_dates: ZeroDates,
+    /// Only the rows of it.
+    pub(crate) interval: Option<Interval>,
 }
 
 impl Source {
@@ -170,6 +173,16 @@ impl Source {
     /// As [`Source::rows_of`].
     pub fn rows_with(&self, table: Arc<Table>, malformed_text: MalformedText) -> Result<Rows> {
         self.rows_unless(table, &Reading { malformed_text, ..Reading::default() }, &Cancel::new())
+    }
+
+    /// Reads the rows of a table whose value in `column` lies between two values, both included, as MySQL prints such values. Without one of them the
+    /// interval goes to that end. NULL lies in no interval, nor do dates that no calendar has; text is compared by its bytes in UTF-8.
+    ///
+    /// # Errors
+    /// As [`Source::rows_of`]; `Schema` if there is no such column; `Config` if `start` or `end` is no value of it, or it has no order.
+    pub fn rows_between(&self, table: Arc<Table>, column: &str, start: Option<&str>, end: Option<&str>) -> Result<Rows> {
+        let interval = Some(Interval::of(&table, column, start, end)?);
+        self.rows_unless(table, &Reading { interval, ..Reading::default() }, &Cancel::new())
     }
 
     pub(crate) fn rows_unless(&self, table: Arc<Table>, reading: &Reading, cancel: &Cancel) -> Result<Rows> {

@@ -3,14 +3,16 @@
 mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::stored::{Gather, Stored};
 use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::libduckdb::append::Appender;
 use crate::libduckdb::{Connection, Failure, FailureKind};
 use crate::options::{DuckDbOptions, EnumType, TimeType};
 use crate::policy::{Changed, ZeroDates};
-use crate::schema::{Column, ColumnType, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
@@ -220,6 +222,44 @@ impl Destination for DuckDb {
         }
     }
 
+    fn read(
+        &mut self,
+        name: &TableName,
+        table: &Arc<Table>,
+        stored: &[StoredColumn],
+        rest: &str,
+        take: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        self.flush()?;
+        let (selected, forms): (Vec<String>, Vec<Form>) = stored.iter().map(selected).unzip();
+        let sql = format!("SELECT {} FROM {} {rest}", selected.join(", "), qualified(name));
+        let mut gather = Gather::new(table, take);
+        let path = &self.path;
+        let failed = |failure| failed(path, failure, "rows cannot be read");
+        self.connection
+            .rows(&sql, stored.len(), |row| {
+                gather
+                    .row(|column| match (row[column], forms[column]) {
+                        (None, _) => Ok(Stored::Null),
+                        (Some(digits), Form::Number) => {
+                            let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+                            number
+                                .map(Stored::Int)
+                                .ok_or_else(|| Error::new(ErrorKind::Sink, "a number that DuckDB printed cannot be read"))
+                        }
+                        (Some(text), Form::Text) => Ok(Stored::Text(text)),
+                        (Some(digits), Form::Bits) => Ok(Stored::Bits(digits)),
+                        (Some(bytes), Form::Bytes) => Ok(Stored::Bytes(bytes)),
+                    })
+                    .map_err(Broken::Row)
+            })
+            .map_err(|broken| match broken {
+                Broken::DuckDb(failure) => failed(failure),
+                Broken::Row(error) => error,
+            })?;
+        gather.finish()
+    }
+
     fn declared(&self, column_type: &ColumnType) -> String {
         let as_text = self.forms.zero_dates == ZeroDates::Text;
         match column_type {
@@ -354,6 +394,43 @@ impl Destination for DuckDb {
         // A whole group is compressed into its place by the thread that appends. Of smaller parts the rows go into the log first, and from there into
         // the file at the end, when nothing else is left to do; and then groups that are not full are put together, which compresses them again.
         self.rows_per_part()
+    }
+}
+
+/// Why reading ended early.
+enum Broken {
+    DuckDb(Failure),
+    Row(Error),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::DuckDb(failure)
+    }
+}
+
+/// In which form a column's values are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The digits of a whole number.
+    Number,
+    Text,
+    Bits,
+    Bytes,
+}
+
+/// The expression for a stored column that has strings or bytes in place of its values, all of which it tells apart.
+fn selected(column: &StoredColumn) -> (String, Form) {
+    let name = quoted(&column.name);
+    match column.declared_type.as_str() {
+        "VARCHAR" => (name, Form::Text),
+        "BLOB" => (name, Form::Bytes),
+        "BIT" => (format!("CAST({name} AS VARCHAR)"), Form::Bits),
+        // As numbers, since DuckDB prints years before 1 in a form of its own, and moments in the session's time zone.
+        "DATE" => (format!("CAST({name} - DATE '1970-01-01' AS VARCHAR)"), Form::Number),
+        "TIMESTAMP" | "TIMESTAMP WITH TIME ZONE" | "INTERVAL" => (format!("CAST(epoch_us({name}) AS VARCHAR)"), Form::Number),
+        "BOOLEAN" => (format!("CAST(CAST({name} AS TINYINT) AS VARCHAR)"), Form::Number),
+        _ => (format!("CAST({name} AS VARCHAR)"), Form::Text),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod connect;
 mod decode;
+mod interval;
 mod origin;
 mod read;
 mod schema;

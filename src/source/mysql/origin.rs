@@ -42,7 +42,7 @@ impl Origin for MySql {
             };
             connection.map_or_else(|| Connection::open(&self.options, cancel), Ok)
         })?;
-        read::rows(connection, table, reading.malformed_text)
+        read::rows(connection, table, reading)
     }
 }
 

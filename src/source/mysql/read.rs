@@ -6,27 +6,36 @@ use mysql::prelude::{Protocol, Queryable};
 use mysql::{QueryResult, Value};
 
 use super::connect::{Connection, query_error};
-use super::decode;
 use super::origin::{BROKEN, interrupt_of};
+use super::{decode, interval};
 use crate::batch::Batch;
 use crate::policy::MalformedText;
 use crate::schema::{Column, ColumnType, Table};
+use crate::source::Reading;
 use crate::source::charset::Charset;
 use crate::source::rows::{Outlet, Rows};
 use crate::{Error, Result};
 
-/// Reads all rows of a table over a connection of its own.
-pub(crate) fn rows(mut connection: Connection, table: Arc<Table>, malformed: MalformedText) -> Result<Rows> {
+/// Reads the rows of a table over a connection of its own.
+pub(crate) fn rows(mut connection: Connection, table: Arc<Table>, reading: &Reading) -> Result<Rows> {
+    let malformed = reading.malformed_text;
     let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
+    let condition = reading.interval.as_ref().map(|interval| format!(" WHERE {}", interval::condition(interval))).unwrap_or_default();
     let interrupt = interrupt_of(&connection);
     let read = Arc::clone(&table);
-    Rows::start(table, interrupt, BROKEN, move |outlet| read_table(&mut connection, &read, malformed, outlet))
+    Rows::start(table, interrupt, BROKEN, move |outlet| read_table(&mut connection, &read, &condition, malformed, outlet))
 }
 
-fn read_table(connection: &mut Connection, table: &Arc<Table>, malformed: MalformedText, outlet: &mut Outlet) -> Result<()> {
+fn read_table(
+    connection: &mut Connection,
+    table: &Arc<Table>,
+    condition: &str,
+    malformed: MalformedText,
+    outlet: &mut Outlet,
+) -> Result<()> {
     let forms = Forms::of(table, malformed);
     let vitess = connection.server().is_vitess();
-    let sql = select(table, vitess);
+    let sql = select(table, vitess) + condition;
     let failed = |cause| query_error(cause, format!("table `{}` cannot be read", table.name()));
     let conn = connection.conn();
     if vitess {
