@@ -9,8 +9,8 @@ use crate::policy::MalformedText;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Highest, LoadPlan, Sink};
-use crate::source::Source;
-use crate::source::mysql::Rows;
+use crate::source::rows::Rows;
+use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Copies the tables that the options name.
@@ -109,9 +109,10 @@ fn copy_table(
 ) -> Result<()> {
     sink.check_name(target)?;
     let plan = plan(sink, options, table, target)?;
+    let reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: plan.interval.clone() };
     loop {
         options.cancel().check()?;
-        let rows = source.rows_unless(Arc::clone(table), plan.interval.as_ref(), options.malformed_text(), options.cancel())?;
+        let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;
         let error = match copy_rows(rows, sink, options, &plan, target, entry, &progress) {
             // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
             Err(error) if error.kind() == ErrorKind::Connect => error,

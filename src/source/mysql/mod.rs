@@ -3,16 +3,15 @@
 mod connect;
 mod decode;
 mod interval;
+mod origin;
 mod read;
 mod schema;
 #[cfg(unix)]
 mod socket;
 
-pub use connect::ServerKind;
-pub(crate) use connect::{Connection, Interrupter};
+pub(crate) use connect::Connection;
 #[cfg(any(feature = "_fuzzing", test))]
 pub(crate) use decode::{TextForm, push};
-pub use read::Rows;
+pub(crate) use origin::MySql;
 #[cfg(feature = "vstream")]
 pub(crate) use read::{quoted, read_some};
-pub(crate) use schema::{table, tables};
