@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
-    Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
+    TabletType, TimeType, Workload,
 };
 use crate::tls::Tls;
 
@@ -49,7 +49,7 @@ impl SourceOptions {
     /// | `no_progress_timeout` | 1ms to 24h | `5m` |
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range; parameters
+    /// [`Config`](crate::ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range; parameters
     /// contradict each other. The text names the parameter and never holds the password, even if that is why the URI cannot be read.
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SOURCES)?;
@@ -61,6 +61,16 @@ impl SourceOptions {
             }
             _ => return Err(unknown_scheme(SOURCES)),
         };
+        let (mut options, mut parameters) = Self::of_server(rest, if is_capture { "mysql+cdc" } else { "mysql" })?;
+        if is_capture {
+            options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Reads what follows `://`, but for the parameters that only one use of a server has.
+    fn of_server(rest: &str, scheme: &str) -> Result<(Self, Parameters)> {
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         // A password with one of these three in it ends the authority early, and the `@` that follows it is now here. From here on
         // nothing can be a piece of the password.
@@ -91,7 +101,7 @@ impl SourceOptions {
             }
         }
 
-        let mut parameters = Parameters::parse(query, if is_capture { "mysql+cdc" } else { "mysql" })?;
+        let mut parameters = Parameters::parse(query, scheme)?;
         if let Some(tls) = parameters.tls("tls", "`true`, `skip-verify`, `preferred` or `false`")? {
             options = options.with_tls(tls);
         }
@@ -113,11 +123,7 @@ impl SourceOptions {
         if let Some(timeout) = parameters.duration("retry_timeout")? {
             options = options.with_retry_timeout(timeout);
         }
-        if is_capture {
-            options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
-        }
-        options.check()?;
-        Ok(options)
+        Ok((options, parameters))
     }
 }
 
@@ -171,7 +177,7 @@ impl CaptureOptions {
 }
 
 impl SinkOptions {
-    /// Reads a URI: `duckdb://` or `sqlite://`, then the path of the database file.
+    /// Reads a URI: `duckdb://` or `sqlite://`, then the path of the database file; or `mysql://user:password@host:port/database`, as for a source.
     ///
     /// The path is all that follows `://`: `duckdb:///data/shop.duckdb` is `/data/shop.duckdb`, `duckdb://shop.duckdb` is `shop.duckdb` in
     /// the working directory, and `duckdb://:memory:` a database that ends with the connection. In it `%`, `?` and `#` have to be
@@ -184,17 +190,28 @@ impl SinkOptions {
     /// | `time_type` | `duckdb` | `interval`, `text` | `interval` |
     /// | `enum_type` | `duckdb` | `varchar`, `enum` | `varchar` |
     /// | `busy_timeout` | `sqlite` | 1ms to 24h | `5s` |
+    /// | `connections` | `mysql` | 1 to 16 that write side by side where order does not matter | 2 |
+    ///
+    /// `mysql://` also takes the parameters of a source: `tls`, `tls_ca`, `tls_cert`, `tls_key`, `connect_timeout`, `read_timeout`, `retry_timeout`.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range.
-    /// [`Unsupported`](ErrorKind::Unsupported): the destination is MySQL. No text holds a password.
+    /// [`Config`](crate::ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range. No text holds a
+    /// password.
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SINKS)?;
         match scheme {
             "duckdb" | "sqlite" => {}
             "mysql" => {
-                let message = format!("`mysql://` is not supported yet as a destination; the scheme of a destination is {SINKS}");
-                return Err(Error::new(ErrorKind::Unsupported, message));
+                let (server, mut parameters) = SourceOptions::of_server(rest, MYSQL_SINK)?;
+                let mut options = MySqlOptions::of_server(server);
+                if let Some(connections) = parameters.take("connections") {
+                    let connections = parse_number(&connections).and_then(|connections| u8::try_from(connections).ok());
+                    let wrong = || Error::config("`connections` must be a number from 1 to 16");
+                    options = options.with_connections(connections.ok_or_else(wrong)?);
+                }
+                let options = Self::from(options);
+                options.check()?;
+                return Ok(options);
             }
             "mysql+cdc" => return Err(Error::config(format!("`mysql+cdc://` is a source; the scheme of a destination is {SINKS}"))),
             _ => return Err(unknown_scheme(SINKS)),
@@ -231,17 +248,19 @@ impl SinkOptions {
 }
 
 const SOURCES: &str = "`mysql://` or `mysql+cdc://`";
-const SINKS: &str = "`duckdb://` or `sqlite://`";
+const SINKS: &str = "`duckdb://`, `sqlite://` or `mysql://`";
+/// What parameters of a destination are listed under, since sources have the same scheme.
+const MYSQL_SINK: &str = "mysql (destination)";
 
 /// Every parameter, and the schemes that take it.
-const PARAMETERS: [(&str, &[&str]); 24] = [
-    ("tls", &["mysql", "mysql+cdc"]),
-    ("tls_ca", &["mysql", "mysql+cdc"]),
-    ("tls_cert", &["mysql", "mysql+cdc"]),
-    ("tls_key", &["mysql", "mysql+cdc"]),
-    ("connect_timeout", &["mysql", "mysql+cdc"]),
-    ("read_timeout", &["mysql", "mysql+cdc"]),
-    ("retry_timeout", &["mysql", "mysql+cdc"]),
+const PARAMETERS: [(&str, &[&str]); 25] = [
+    ("tls", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("tls_ca", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("tls_cert", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("tls_key", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("connect_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("read_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+    ("retry_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
     ("grpc_port", &["mysql+cdc"]),
     ("grpc_host", &["mysql+cdc"]),
     ("grpc_tls", &["mysql+cdc"]),
@@ -259,6 +278,7 @@ const PARAMETERS: [(&str, &[&str]); 24] = [
     ("time_type", &["duckdb"]),
     ("enum_type", &["duckdb"]),
     ("busy_timeout", &["sqlite"]),
+    ("connections", &[MYSQL_SINK]),
 ];
 
 /// How other tools call what is meant, in lower case and without hyphens and underscores.
@@ -346,8 +366,9 @@ fn known(name: &str, scheme: &str) -> Result<&'static str> {
     match PARAMETERS.iter().find(|(known, _)| *known == name) {
         Some((known, schemes)) if schemes.contains(&scheme) => return Ok(known),
         Some((known, schemes)) => {
-            let theirs: Vec<_> = schemes.iter().map(|scheme| format!("`{scheme}://`")).collect();
-            let message = format!("`{known}` is a parameter of {}, not of `{scheme}://`", alternatives(&theirs, "and"));
+            let is_both = |listed: &&&str| **listed != MYSQL_SINK || !schemes.contains(&"mysql");
+            let theirs: Vec<_> = schemes.iter().filter(is_both).map(|scheme| shown(scheme)).collect();
+            let message = format!("`{known}` is a parameter of {}, not of {}", alternatives(&theirs, "and"), shown(scheme));
             return Err(Error::config(format!("{message}; {}", list_of_known(scheme))));
         }
         None => {}
@@ -370,9 +391,14 @@ fn known(name: &str, scheme: &str) -> Result<&'static str> {
 fn list_of_known(scheme: &str) -> String {
     let known: Vec<_> = PARAMETERS.iter().filter(|(_, schemes)| schemes.contains(&scheme)).map(|(known, _)| format!("`{known}`")).collect();
     match known.as_slice() {
-        [one] => format!("`{scheme}://` knows {one}"),
-        known => format!("`{scheme}://` knows {}", alternatives(known, "and")),
+        [one] => format!("{} knows {one}", shown(scheme)),
+        known => format!("{} knows {}", shown(scheme), alternatives(known, "and")),
     }
+}
+
+/// A scheme as errors name it.
+fn shown(scheme: &str) -> String {
+    if scheme == MYSQL_SINK { "`mysql://` as a destination".to_owned() } else { format!("`{scheme}://`") }
 }
 
 /// `a`, `b` or `c`.
@@ -488,6 +514,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ErrorKind;
 
     fn shop() -> SourceOptions {
         SourceOptions::new("h", "shop")
@@ -850,9 +877,26 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config, "{uri}");
             assert!(error.to_string().contains(fragment), "{uri}: {error}");
         }
-        let error = SinkOptions::from_uri("mysql://u:p@h/shop").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("not supported yet as a destination"), "{error}");
+    }
+
+    #[test]
+    fn a_mysql_destination_takes_what_a_source_does_and_its_own() {
+        let options = |uri: &str| SinkOptions::from_uri(uri);
+        let expected = MySqlOptions::new("h", "shop").with_port(3307).with_user("u").with_password("p@").with_tls(Tls::Verify);
+        assert_eq!(options("mysql://u:p%40@h:3307/shop?tls=true&connections=4").unwrap(), expected.with_connections(4).into());
+        for (uri, fragment) in [
+            ("mysql://h/shop?connections=0", "`connections` must be a number from 1 to 16"),
+            ("mysql://h/shop?connections=17", "`connections` must be a number from 1 to 16"),
+            ("mysql://h/shop?threads=1", "`threads` is a parameter of `duckdb://`, not of `mysql://` as a destination"),
+            ("mysql://h/shop?grpc_port=1", "`grpc_port` is a parameter of `mysql+cdc://`, not of `mysql://` as a destination"),
+            ("mysql://h/", "the database is missing"),
+            ("mysql://h:0/shop", "the port"),
+        ] {
+            let error = options(uri).unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains(fragment), "{uri}: {error}");
+        }
+        let error = SourceOptions::from_uri("mysql://h/shop?connections=2").unwrap_err();
+        assert!(error.to_string().contains("`connections` is a parameter of `mysql://` as a destination, not of `mysql://`"), "{error}");
     }
 
     /// Every character with a meaning in URIs, around words that stand in no message.

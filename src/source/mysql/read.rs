@@ -8,14 +8,14 @@ use std::time::Duration;
 use mysql::prelude::{Protocol, Queryable};
 use mysql::{QueryResult, Value};
 
-use super::connect::{Connection, Interrupter, query_error};
-use super::{decode, interval};
+use super::decode;
 use crate::batch::Batch;
 use crate::cancel::Cancel;
 use crate::interval::Interval;
 use crate::policy::MalformedText;
 use crate::queue::{self, Receiver, Sender};
 use crate::schema::{Column, ColumnType, Table};
+use crate::server::{Connection, Interrupter, condition, query_error, quoted};
 use crate::source::charset::Charset;
 use crate::{Error, ErrorKind, Result};
 
@@ -57,7 +57,7 @@ impl Rows {
         let interrupter = connection.interrupter();
         let (sender, batches) = queue::bounded(WAITING_BYTES);
         let read = Arc::clone(&table);
-        let condition = interval.map(|interval| format!(" WHERE {}", interval::condition(interval))).unwrap_or_default();
+        let condition = interval.map(|interval| format!(" WHERE {}", condition(interval))).unwrap_or_default();
         let thread = thread::Builder::new()
             .name("ingest-read".to_owned())
             .spawn(move || {
@@ -157,6 +157,26 @@ fn read_table(
     pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, sender)
 }
 
+/// Passes on the rows of a stored table, with the columns and types of `table`. `stored` has the same columns with the collations that they have there, `from`
+/// is what follows FROM.
+pub(crate) fn read_stored(
+    connection: &mut Connection,
+    (table, stored): (&Arc<Table>, &Table),
+    from: &str,
+    take: &mut dyn FnMut(Batch) -> Result<()>,
+) -> Result<()> {
+    let forms = Forms::of(stored, MalformedText::Error);
+    let vitess = connection.server().is_vitess();
+    let sql = format!("SELECT {} FROM {from}", selected(stored, vitess));
+    let failed = |cause| query_error(cause, "stored rows cannot be read");
+    let conn = connection.conn();
+    if vitess {
+        return each_batch(conn.query_iter(sql).map_err(failed)?, table, &forms, &mut |batch| take(batch).map(|()| true));
+    }
+    let statement = conn.prep(sql).map_err(failed)?;
+    each_batch(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, &mut |batch| take(batch).map(|()| true))
+}
+
 /// The rows of a table of which a condition holds.
 #[cfg(feature = "vstream")]
 pub(crate) fn read_some(connection: &mut Connection, table: &Arc<Table>, condition: &str) -> Result<Batch> {
@@ -196,6 +216,20 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row, s
 
 /// Decodes a result into batches for whoever waits for them.
 fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, forms: &Forms, sender: &Sender<Result<Batch>>) -> Result<()> {
+    // Without a receiver there is nothing left to do.
+    each_batch(rows, table, forms, &mut |batch| {
+        let size = batch.bytes();
+        Ok(sender.send(Ok(batch), size).is_ok())
+    })
+}
+
+/// Decodes a result into batches, for as long as somebody wants them.
+fn each_batch<P: Protocol>(
+    rows: QueryResult<'_, '_, '_, P>,
+    table: &Arc<Table>,
+    forms: &Forms,
+    take: &mut dyn FnMut(Batch) -> Result<bool>,
+) -> Result<()> {
     let (mut batch, mut scratch) = (Batch::new(Arc::clone(table)), String::new());
     let mut bytes = 0;
     for row in rows {
@@ -204,17 +238,13 @@ fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, fo
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);
-            let full = std::mem::replace(&mut batch, next);
-            let size = full.bytes();
-            if sender.send(Ok(full), size).is_err() {
+            if !take(std::mem::replace(&mut batch, next))? {
                 return Ok(());
             }
         }
     }
     if !batch.is_empty() {
-        // Without a receiver there is nothing left to do.
-        let size = batch.bytes();
-        let _ = sender.send(Ok(batch), size);
+        take(batch)?;
     }
     Ok(())
 }
@@ -247,6 +277,10 @@ fn charset_of_bytes(column: &Column) -> Option<Charset> {
 
 /// Names every column, since `*` leaves out invisible ones.
 fn select(table: &Table, vitess: bool) -> String {
+    format!("SELECT {} FROM {}", selected(table, vitess), quoted(table.name()))
+}
+
+fn selected(table: &Table, vitess: bool) -> String {
     let columns: Vec<String> = table
         .columns()
         .iter()
@@ -260,12 +294,7 @@ fn select(table: &Table, vitess: bool) -> String {
             }
         })
         .collect();
-    format!("SELECT {} FROM {}", columns.join(", "), quoted(table.name()))
-}
-
-/// A name as MySQL's statements take it, whatever it holds.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
+    columns.join(", ")
 }
 
 #[cfg(test)]
