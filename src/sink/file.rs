@@ -55,6 +55,11 @@ impl File {
         };
         Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
     }
+
+    #[cfg(test)]
+    pub(super) fn around(destination: Box<dyn Destination>) -> Self {
+        Self { destination, known: BTreeMap::new(), _lease: None }
+    }
 }
 
 impl Store for File {
@@ -136,5 +141,10 @@ impl Store for File {
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn Destination {
         &mut *self.destination
+    }
+
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn Destination {
+        &*self.destination
     }
 }

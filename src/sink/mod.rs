@@ -440,6 +440,11 @@ impl Sink {
     fn destination_for_tests(&mut self) -> &mut dyn Destination {
         self.store.destination_for_tests()
     }
+
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn Destination {
+        self.store.stored_in()
+    }
 }
 
 impl std::fmt::Debug for Sink {

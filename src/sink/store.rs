@@ -65,6 +65,8 @@ pub(crate) trait Store: Send {
     fn merge<'a>(&'a mut self, deletes: Deletes) -> Result<Box<dyn Merging + 'a>>;
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn Destination;
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn Destination;
 }
 
 /// What is behind a [`Load`](super::Load). One that is dropped without a commit leaves the table as it was, as far as the destination can.

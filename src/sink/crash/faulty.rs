@@ -1,12 +1,12 @@
 //! A destination that fails at one of its steps.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::batch::Batch;
 use crate::policy::{Changed, ZeroDates};
 use crate::schema::{Column, ColumnType, TableName};
+use crate::sink::file::File;
 use crate::sink::{Destination, Sink, StoredColumn};
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ struct Faulty {
 pub(super) fn faulty(inner: Sink, at: Option<usize>, fault: Fault, reads_are_steps: bool) -> (Sink, Arc<AtomicUsize>) {
     let steps = Arc::default();
     let faulty = Faulty { inner, left: at, fault, is_dead: false, reads_are_steps, steps: Arc::clone(&steps) };
-    (Sink { destination: Box::new(faulty), known: BTreeMap::new(), _lease: None }, steps)
+    (Sink { store: Box::new(File::around(Box::new(faulty))) }, steps)
 }
 
 impl Faulty {
@@ -54,14 +54,14 @@ impl Faulty {
             Some(0) => {}
             Some(left) => {
                 *left -= 1;
-                return work(&mut *self.inner.destination);
+                return work(self.inner.destination_for_tests());
             }
-            None => return work(&mut *self.inner.destination),
+            None => return work(self.inner.destination_for_tests()),
         }
         self.left = None;
         match self.fault {
             Fault::Refused => {}
-            Fault::AnswerLost => drop(work(&mut *self.inner.destination)?),
+            Fault::AnswerLost => drop(work(self.inner.destination_for_tests())?),
             Fault::Dead => self.is_dead = true,
             Fault::Killed => {
                 println!("\n{AT_THE_STEP}");
@@ -77,7 +77,7 @@ impl Faulty {
     fn read<T>(&mut self, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
         match self.reads_are_steps || self.is_dead {
             true => self.step(work),
-            false => work(&mut *self.inner.destination),
+            false => work(self.inner.destination_for_tests()),
         }
     }
 }
@@ -119,11 +119,11 @@ impl Destination for Faulty {
     }
 
     fn declared(&self, column_type: &ColumnType) -> String {
-        self.inner.destination.declared(column_type)
+        self.inner.stored_in().declared(column_type)
     }
 
     fn table_suffix(&self) -> &'static str {
-        self.inner.destination.table_suffix()
+        self.inner.stored_in().table_suffix()
     }
 
     fn create_schema(&mut self, table: &TableName) -> Result<()> {
@@ -131,36 +131,36 @@ impl Destination for Faulty {
     }
 
     fn set_zero_dates(&mut self, policy: ZeroDates) {
-        self.inner.destination.set_zero_dates(policy);
+        self.inner.destination_for_tests().set_zero_dates(policy);
     }
 
     fn rows_per_part(&self) -> Option<usize> {
         // A few, so that a whole copy has parts.
-        self.inner.destination.rows_per_part().map(|_| 4)
+        self.inner.stored_in().rows_per_part().map(|_| 4)
     }
 
     fn rows_per_commit(&self) -> Option<usize> {
-        self.inner.destination.rows_per_commit().map(|_| 4)
+        self.inner.stored_in().rows_per_commit().map(|_| 4)
     }
 
     fn wants_key(&self) -> bool {
-        self.inner.destination.wants_key()
+        self.inner.stored_in().wants_key()
     }
 
     fn timestamp_literal(&self, at: DateTime) -> String {
-        self.inner.destination.timestamp_literal(at)
+        self.inner.stored_in().timestamp_literal(at)
     }
 
     fn default_literal(&self, column_type: &ColumnType, text: &str) -> Result<String> {
-        self.inner.destination.default_literal(column_type, text)
+        self.inner.stored_in().default_literal(column_type, text)
     }
 
     fn takes(&self, stored: &str, declared: &str) -> bool {
-        self.inner.destination.takes(stored, declared)
+        self.inner.stored_in().takes(stored, declared)
     }
 
     fn widens(&self, stored: &str, declared: &str) -> bool {
-        self.inner.destination.widens(stored, declared)
+        self.inner.stored_in().widens(stored, declared)
     }
 
     fn change_type(&mut self, name: &TableName, column: &Column) -> Result<()> {
@@ -172,7 +172,7 @@ impl Destination for Faulty {
     }
 
     fn alters_written_tables(&self) -> bool {
-        self.inner.destination.alters_written_tables()
+        self.inner.stored_in().alters_written_tables()
     }
 
     fn add_column(&mut self, name: &TableName, column: &Column, default: Option<&str>) -> Result<()> {

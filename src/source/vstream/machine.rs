@@ -19,18 +19,22 @@
 //! Rows count from BEGIN to COMMIT. What stands between is dropped when a new BEGIN comes, when the connection breaks, and when the table
 //! has it already.
 
+mod handout;
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::change::{Change, ChangeBatch, Checkpoint, CopyPhase, Op, Sequence, TableChanges, write_lsn};
+use self::table::{Effect, Following, MISLABELLED, Mark, TableState};
+use crate::change::{Change, Checkpoint, Sequence, write_lsn};
 use crate::gtid::GtidSet;
 use crate::keyrange::is_reshard;
 use crate::policy::MalformedText;
 use crate::position::{Lsn, ShardGtid, Vgtid, list, set_of};
-use crate::schema::{ColumnType, Table};
-use crate::source::vstream::ddl::{Alteration, Ddl};
+use crate::schema::Table;
+use crate::source::vstream::ddl::Ddl;
 use crate::source::vstream::decode::{self, FieldPlan};
-use crate::source::vstream::event::{Event, EventKind, FieldEvent, RowChange, RowEvent, RowImage};
+use crate::source::vstream::event::{Event, EventKind, FieldEvent, RowEvent, RowImage};
 use crate::source::vstream::shape::Shape;
 use crate::value::DateTime;
 use crate::{Error, ErrorKind, PositionFault, Result};
@@ -116,44 +120,6 @@ struct Scratch {
     after: RowImage,
     text: String,
     inexact: Vec<usize>,
-}
-
-struct TableState {
-    table: Arc<Table>,
-    own: Vgtid,
-    /// Shards on which the table is ahead of the stream, with the GTID set that it holds.
-    ahead: BTreeMap<String, GtidSet>,
-    segments: Vec<Change>,
-    /// How many segments, and how many rows of the last of them, are committed.
-    committed: Mark,
-    state: Following,
-    /// For each shard, what is known of its columns.
-    shapes: HashMap<String, Shape>,
-    /// Columns that it did not have when the machine began.
-    grown: Vec<usize>,
-    /// Shards from which rows came without one of these columns, after another shard had shown it.
-    lagging: BTreeSet<String>,
-    /// Columns that new rows came without.
-    omitted: BTreeSet<usize>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Mark {
-    segments: usize,
-    rows: usize,
-}
-
-enum Following {
-    Yes,
-    /// The table needs a new copy on top of the old, whose first ordinal is this.
-    Recopy {
-        from: u64,
-    },
-    /// The table has ended; it stays where it was.
-    Ended {
-        position: Vgtid,
-        ordinal: u64,
-    },
 }
 
 impl Machine {
@@ -859,103 +825,6 @@ impl Machine {
         self.finish_if_reached();
     }
 
-    /// Hands out what is committed; `None` if nothing was since the last time.
-    pub(crate) fn take(&mut self) -> Option<ChangeBatch> {
-        if !self.committed_anything {
-            return None;
-        }
-        self.committed_anything = false;
-        // Only the last row that is handed out of a table carries the position: all are written at once, and a VGTID of a large keyspace is larger
-        // than a thousand rows.
-        let mut shared = None;
-        let mut changes = Vec::new();
-        for index in 0..self.tables.len() {
-            let mut taken = self.tables[index].take_committed();
-            let last = taken.iter_mut().rev().find_map(|change| match change {
-                Change::Rows(rows) => Some(rows),
-                _ => None,
-            });
-            if let Some(rows) = last {
-                let state = &self.tables[index];
-                let payload = match &state.state {
-                    Following::Yes if state.ahead.is_empty() => {
-                        shared.get_or_insert_with(|| payload(&self.safe_position(&self.position))).clone()
-                    }
-                    Following::Yes => payload(&state.position(&self.position)),
-                    Following::Ended { position, .. } => payload(position),
-                    // No position of the old copy is one to go on from.
-                    Following::Recopy { .. } => None,
-                };
-                rows.set_payload(payload);
-            }
-            changes.append(&mut taken);
-        }
-        self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
-        Some(ChangeBatch { changes, checkpoints: self.checkpoints(), complete: true, caught_up: false })
-    }
-
-    /// Hands out what is committed, at the machine's end, where there may be nothing.
-    pub(crate) fn take_all(&mut self) -> ChangeBatch {
-        self.committed_anything = true;
-        self.take().unwrap_or_else(|| ChangeBatch { changes: Vec::new(), checkpoints: Vec::new(), complete: true, caught_up: false })
-    }
-
-    /// Where each table stands at the machine's end; `None` for one that has ended.
-    pub(crate) fn into_checkpoints(self) -> Vec<(Arc<Table>, Option<Checkpoint>)> {
-        let checkpoints = self.checkpoints();
-        let followed = |state: TableState, checkpoint| {
-            let checkpoint = (!matches!(state.state, Following::Ended { .. })).then_some(checkpoint);
-            (state.table, checkpoint)
-        };
-        self.tables.into_iter().zip(checkpoints).map(|(state, checkpoint)| followed(state, checkpoint)).collect()
-    }
-
-    /// Hands out a piece of the open transaction if that has grown beyond the limit. Everything committed has to be taken before.
-    pub(crate) fn take_piece(&mut self) -> Option<ChangeBatch> {
-        if self.buffered <= self.plan.transaction_bytes || self.committed_anything {
-            return None;
-        }
-        let transaction = self.transaction.as_mut()?;
-        let mut changes = Vec::new();
-        // What a table that is ahead of the stream has got already is known only when the transaction's VGTID comes: it waits.
-        for state in self.tables.iter_mut().filter(|state| state.ahead.is_empty()) {
-            changes.append(&mut state.segments);
-            state.committed = Mark::default();
-        }
-        if changes.is_empty() {
-            return None;
-        }
-        for change in &mut changes {
-            if let Change::Rows(rows) = change {
-                rows.commit(0, transaction.at);
-            }
-        }
-        transaction.in_pieces = true;
-        self.buffered = self.tables.iter().flat_map(|state| &state.segments).map(Change::bytes).sum();
-        Some(ChangeBatch { changes, checkpoints: Vec::new(), complete: false, caught_up: false })
-    }
-
-    fn checkpoints(&self) -> Vec<Checkpoint> {
-        let checkpoint = |state: &TableState| {
-            let (phase, position, ordinal) = match &state.state {
-                Following::Ended { position, ordinal } => (CopyPhase::Copied, position.clone(), *ordinal),
-                Following::Recopy { from } => {
-                    (CopyPhase::Copying { done: Vec::new(), sweep: Some(*from) }, self.nothing_copied(), self.ordinal)
-                }
-                Following::Yes => match &self.phase {
-                    Phase::Copy { done, sweep, .. } if !self.finished => {
-                        let phase = CopyPhase::Copying { done: done.iter().cloned().collect(), sweep: *sweep };
-                        (phase, self.safe_position(&self.position), self.ordinal)
-                    }
-                    Phase::Copy { .. } => (CopyPhase::Copied, self.safe_position(&self.position), self.ordinal),
-                    Phase::Stream { .. } => (CopyPhase::Copied, state.position(&self.position), self.ordinal),
-                },
-            };
-            Checkpoint { table: state.table.name().to_owned(), phase, position, ordinal }
-        };
-        self.tables.iter().map(checkpoint).collect()
-    }
-
     fn nothing_copied(&self) -> Vgtid {
         nothing_copied(&self.plan.keyspace, &self.plan.shards)
     }
@@ -964,25 +833,6 @@ impl Machine {
 /// The position of a copy that has not begun.
 pub(crate) fn nothing_copied(keyspace: &str, shards: &[String]) -> Vgtid {
     Vgtid::new(shards.iter().map(|shard| ShardGtid::new(keyspace, shard, "")).collect())
-}
-
-/// Why a table is copied anew whose rows had the wrong columns.
-const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
-
-/// Why a table is copied anew in which values may look otherwise now.
-const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
-
-enum Effect {
-    Truncate,
-    /// With the reason.
-    Recopy(&'static str),
-    End(&'static str),
-}
-
-/// The VGTID as the last part of a `_cdc_lsn`; `None` where there is no position to resume from yet.
-fn payload(position: &Vgtid) -> Option<Arc<str>> {
-    let text = Lsn::new(0).with_payload(position.clone()).to_string();
-    text.get(28..).filter(|payload| *payload != "-").map(Arc::from)
 }
 
 /// The `_cdc_lsn` of a change that concerns any number of rows: it would cost too much to repeat the position on each.
@@ -1013,230 +863,4 @@ fn oldest(plan: &Plan, tables: &[PlannedTable]) -> Result<Vgtid> {
         shards.push(ShardGtid::new(&plan.keyspace, shard, text));
     }
     Ok(Vgtid::new(shards))
-}
-
-impl TableState {
-    /// Takes a FIELD event: the table grows by the columns that are new.
-    fn replan(&mut self, field: &FieldEvent, before: Option<&FieldPlan>, plan: &Plan) -> Result<FieldPlan> {
-        let declared = plan.declared.get(self.table.name());
-        let difference = decode::compare(field, &self.table, declared, plan.malformed_text)?;
-        if !difference.added.is_empty() || !difference.retyped.is_empty() {
-            let mut table = Table::clone(&self.table);
-            for (index, column_type) in difference.retyped {
-                let old = &self.table.columns()[index];
-                table = table.with_column_type(index, column_type.clone());
-                if !old.column_type().is_stored_like(&column_type) {
-                    let message = format!(
-                        "column `{}.{}` changed from {} to {column_type}: rebuild the table with full_refresh",
-                        self.table.name(),
-                        old.name(),
-                        old.column_type()
-                    );
-                    return Err(Error::new(ErrorKind::SchemaChange, message).with_table(self.table.name()).with_column(old.name()));
-                }
-            }
-            let before = table.columns().len();
-            self.table = Arc::new(table.with_columns(difference.added.iter().cloned()));
-            self.grown.extend(before..self.table.columns().len());
-            let added = difference.added.into_iter().map(|column| (column, None)).collect();
-            self.segments.push(Change::Columns { table: Arc::clone(&self.table), added });
-        }
-        FieldPlan::new(field, &self.table, before, declared, plan.malformed_text)
-    }
-
-    /// What an ALTER TABLE of columns or key means for the table.
-    fn altered(&mut self, shard: &str, alterations: &[Alteration]) -> Option<Effect> {
-        let trusted = self.shapes.entry(shard.to_owned()).or_default().on_alter(alterations);
-        let is_key = |names: &[String]| {
-            let key: Vec<String> =
-                self.table.primary_key().iter().map(|&index| self.table.columns()[index].name().to_lowercase()).collect();
-            names.len() == key.len() && names.iter().all(|name| key.contains(&name.to_lowercase()))
-        };
-        if alterations.iter().any(|alteration| matches!(alteration, Alteration::Key(names) if !is_key(names))) {
-            return Some(Effect::End("given another primary key"));
-        }
-        // Rows that do not change keep their value, which nobody sends again under the new name.
-        if alterations.iter().any(|alteration| matches!(alteration, Alteration::Rename { .. })) {
-            return Some(Effect::Recopy("one of its columns has a new name"));
-        }
-        if !trusted {
-            return Some(Effect::Recopy(MISLABELLED));
-        }
-        // Rows that do not change get other digits or bytes by the statement, which nobody sends; and in a key they would not be found any more. What the
-        // column was before is not known where the run began after the statement.
-        let is_rewritten = |alteration: &Alteration| match alteration {
-            Alteration::Modify { column, .. } => self.table.column(column).is_some_and(|column| {
-                matches!(
-                    column.column_type(),
-                    ColumnType::Decimal { .. }
-                        | ColumnType::DateTime { .. }
-                        | ColumnType::Timestamp { .. }
-                        | ColumnType::Time { .. }
-                        | ColumnType::Binary { fixed: Some(_) }
-                )
-            }),
-            _ => false,
-        };
-        if alterations.iter().any(is_rewritten) {
-            return Some(Effect::Recopy(DECLARED_ANEW));
-        }
-        // The value of older rows went to all of them when the first shard showed the column; those that came later from this shard lack it.
-        let is_stale = |alteration: &Alteration| match alteration {
-            Alteration::Add { column, has_value, .. } => self
-                .table
-                .column_index(column)
-                .is_some_and(|index| !self.grown.contains(&index) || *has_value && self.lagging.contains(shard)),
-            _ => false,
-        };
-        alterations.iter().any(is_stale).then_some(Effect::Recopy("it was given a column that it had before, or has on another shard"))
-    }
-
-    fn rows(&mut self) -> Option<&mut TableChanges> {
-        if !matches!(self.segments.last(), Some(Change::Rows(rows)) if Arc::ptr_eq(rows.table(), &self.table)) {
-            self.segments.push(Change::Rows(TableChanges::new(Arc::clone(&self.table))));
-        }
-        match self.segments.last_mut() {
-            Some(Change::Rows(rows)) => Some(rows),
-            _ => None,
-        }
-    }
-
-    fn push(
-        &mut self,
-        plan: &FieldPlan,
-        change: &RowChange<'_>,
-        from_copy: bool,
-        transaction: &mut Transaction,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let width = plan.width();
-        let before = change.before.map(|image| scratch.before.read(image, width)).transpose()?;
-        let after = change.after.map(|image| scratch.after.read(image, width)).transpose()?;
-        if change.json_partial_values.is_some_and(|partial| !partial.is_empty()) {
-            let message = "the binlog holds parts of JSON documents: binlog_row_value_options must be empty";
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        let mut absent = match (change.data_columns, after) {
-            (Some(present), Some(_)) => plan.absent(|field| present.contains(field)),
-            _ => Vec::new(),
-        };
-        if !absent.is_empty() {
-            // With NOBLOB these are TEXT and BLOB only: of an update, those that stay as they are; of a new row, those that are NULL.
-            let is_blob = |&index: &usize| {
-                let column = self.table.columns().get(index);
-                column.is_some_and(|column| matches!(column.column_type(), ColumnType::Text { .. } | ColumnType::Binary { .. }))
-            };
-            if self.table.primary_key().iter().any(|key| absent.contains(key)) || before.is_none() && !absent.iter().all(is_blob) {
-                let message = "the binlog holds only some columns of a row: binlog_row_image must be FULL or NOBLOB for every session";
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-            if before.is_none() {
-                self.omitted.extend(std::mem::take(&mut absent));
-            }
-        }
-        let Some(rows) = self.rows() else { return Ok(()) };
-        let Scratch { before: before_image, after: after_image, text, inexact } = scratch;
-        let mut emit = |op: Op, image: &RowImage, values: &[u8], absent: Vec<usize>| -> Result<()> {
-            plan.check_key(image, values)?;
-            let sequence = transaction.next;
-            inexact.clear();
-            rows.push(op, sequence, absent, |columns| plan.push(columns, image, values, from_copy, text, inexact))?;
-            // Of a row that is gone nothing can be asked, and only the key matters.
-            if op != Op::Delete && !inexact.is_empty() {
-                rows.note_inexact(inexact);
-            }
-            transaction.next = sequence.next()?;
-            Ok(())
-        };
-        match (before, after) {
-            (None, Some(after)) => emit(Op::Insert, after_image, after, absent),
-            (Some(before), None) => emit(Op::Delete, before_image, before, Vec::new()),
-            (Some(before), Some(after)) => {
-                if plan.same_key((before_image, before), (after_image, after)) {
-                    emit(Op::Update, after_image, after, absent)
-                } else {
-                    emit(Op::Delete, before_image, before, Vec::new())?;
-                    if !absent.is_empty() {
-                        let message =
-                            "an update of a key does not carry all columns (binlog_row_image=noblob): rebuild the table with full_refresh";
-                        return Err(Error::new(ErrorKind::Unsupported, message));
-                    }
-                    emit(Op::Insert, after_image, after, absent)
-                }
-            }
-            (None, None) => Err(Error::protocol("a row change has neither a before nor an after image")),
-        }
-    }
-
-    fn mark(&self) -> Mark {
-        let rows = match self.segments.last() {
-            Some(Change::Rows(rows)) => rows.len(),
-            _ => 0,
-        };
-        Mark { segments: self.segments.len(), rows }
-    }
-
-    fn discard(&mut self) {
-        let Mark { segments, rows } = self.committed;
-        // New columns stay: the FIELD event that brought them holds beyond its transaction.
-        let mut position = 0;
-        self.segments.retain(|change| {
-            position += 1;
-            position <= segments || matches!(change, Change::Columns { .. })
-        });
-        if let Some(Change::Rows(last)) = segments.checked_sub(1).and_then(|last| self.segments.get_mut(last)) {
-            last.truncate(rows);
-        }
-    }
-
-    fn commit(&mut self, at: DateTime) {
-        let Mark { segments, rows } = self.committed;
-        let first = segments.saturating_sub(1);
-        for (index, change) in self.segments.iter_mut().enumerate().skip(first) {
-            let Change::Rows(changes) = change else { continue };
-            let from = if segments > 0 && index == first { rows } else { 0 };
-            changes.commit(from, at);
-        }
-        self.committed = self.mark();
-    }
-
-    fn push_committed(&mut self, change: Change) {
-        self.segments.push(change);
-        self.committed = self.mark();
-    }
-
-    /// Takes out what is committed and leaves what is not.
-    fn take_committed(&mut self) -> Vec<Change> {
-        let Mark { segments, rows } = self.committed;
-        let mut open = self.segments.split_off(segments);
-        let mut taken = std::mem::take(&mut self.segments);
-        if let Some(Change::Rows(last)) = taken.last_mut()
-            && last.len() > rows
-        {
-            open.insert(0, Change::Rows(last.split_off(rows)));
-        }
-        self.segments = open;
-        self.committed = Mark::default();
-        taken.retain(|change| !matches!(change, Change::Rows(rows) if rows.is_empty()));
-        taken
-    }
-
-    fn end(&mut self, error: Error, position: Vgtid, ordinal: u64) {
-        self.discard();
-        let table = Arc::clone(&self.table);
-        self.push_committed(Change::Ended { table, error: Arc::new(error) });
-        self.state = Following::Ended { position, ordinal };
-    }
-
-    /// How far the table is when the stream is at `stream`: on shards where it is ahead, its own position.
-    fn position(&self, stream: &Vgtid) -> Vgtid {
-        if self.ahead.is_empty() {
-            return stream.clone();
-        }
-        let choose = |shard: &ShardGtid| match self.own.get(shard.keyspace(), shard.shard()) {
-            Some(own) if self.ahead.contains_key(shard.shard()) => own.clone(),
-            _ => shard.clone(),
-        };
-        Vgtid::new(stream.shards().iter().map(choose).collect())
-    }
 }
