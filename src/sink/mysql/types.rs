@@ -167,9 +167,8 @@ pub(super) fn holds(stored: &DestColumn, column: &Column, is_key: bool) -> Resul
             let ((least, most), (from_least, from_most)) = (range(*bits, *unsigned), range_of(from));
             ok(least <= from_least && from_most <= most)
         }
-        (T::Year, T::Year) | (T::Date, T::Date) | (T::Double, T::Double | T::Float) | (T::Float, T::Float) | (T::Json, T::Json) => {
-            Ok(bounds)
-        }
+        (T::Year, T::Year) | (T::Date, T::Date) | (T::Double, T::Double | T::Float) | (T::Json, T::Json) => Ok(bounds),
+        (T::Float, T::Float) => Ok(Bounds { most: most_of_float(&stored.declared), ..bounds }),
         (T::Double, T::Int { bits, .. }) => ok(*bits <= 32),
         (T::Decimal { precision, scale }, T::Decimal { precision: from, scale: from_scale }) => {
             ok(scale >= from_scale && precision - scale >= from - from_scale)
