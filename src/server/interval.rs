@@ -21,7 +21,7 @@ pub(crate) fn condition(interval: &Interval) -> String {
     let mut conditions = vec![format!("{name} IS NOT NULL")];
     if matches!(column.column_type(), ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. }) {
         // Some destinations have NULL in their place.
-        conditions.push(format!("MONTH({name}) > 0 AND DAYOFMONTH({name}) > 0"));
+        conditions.push(format!("DAYOFYEAR({name}) IS NOT NULL"));
     }
     for (bound, operators) in [(interval.start(), [">", ">="]), (interval.end(), ["<", "<="])] {
         if let Some(bound) = bound {
@@ -87,7 +87,7 @@ mod tests {
     fn moments_leave_out_what_no_calendar_has() {
         assert_eq!(
             of(ColumnType::DateTime { fraction: 3 }, Some("2024-02-29"), Some("2024-02-29T12:00:00.0005")),
-            "`a``b` IS NOT NULL AND MONTH(`a``b`) > 0 AND DAYOFMONTH(`a``b`) > 0 AND `a``b` >= TIMESTAMP'2024-02-29 00:00:00.000000' \
+            "`a``b` IS NOT NULL AND DAYOFYEAR(`a``b`) IS NOT NULL AND `a``b` >= TIMESTAMP'2024-02-29 00:00:00.000000' \
              AND `a``b` <= TIMESTAMP'2024-02-29 12:00:00.000000'"
         );
         assert_eq!(of(ColumnType::Int { bits: 8, unsigned: false }, None, None), "`a``b` IS NOT NULL");

@@ -90,16 +90,16 @@ impl<'a> FileLoad<'a> {
             _ => self.destination.stored_columns(&self.target)?,
         };
         let Some(stored) = stored else {
-            let staging = staging_name(&self.target);
-            let with_key = self.is_keyed && self.destination.wants_key();
-            match plan.strategy {
-                Strategy::Replace | Strategy::Merge => {
-                    self.destination.create(&staging, &self.table, with_key)?;
-                    self.way = Way::Beside(staging);
-                    return self.commit_part();
-                }
-                _ => return self.destination.create(&self.target, &self.table, false),
+            let is_built_beside = plan.strategy == Strategy::Replace || self.is_keyed && !self.destination.wants_key();
+            if is_built_beside {
+                let staging = staging_name(&self.target);
+                self.destination.create(&staging, &self.table, false)?;
+                self.way = Way::Beside(staging);
+                return self.commit_part();
             }
+            self.destination.create(&self.target, &self.table, self.is_keyed)?;
+            // Into a temporary table even so: one with a key would refuse a row that repeats one, without saying which table it comes from.
+            return if self.is_keyed { self.stage() } else { Ok(()) };
         };
         compare(self.destination, &self.target, &self.table, &stored)?;
         if plan.strategy == Strategy::Append {
@@ -111,12 +111,15 @@ impl<'a> FileLoad<'a> {
         match plan.strategy {
             Strategy::TruncateInsert => self.written.deleted = delete(self.destination, &self.target, None)?,
             Strategy::DeleteInsert => self.written.deleted = delete(self.destination, &self.target, plan.interval.as_ref())?,
-            _ => {
-                let staged = TableName::new(STAGED);
-                make_temporary(self.destination, &staged, &self.table)?;
-                self.way = Way::Staged(staged);
-            }
+            _ => self.stage()?,
         }
+        Ok(())
+    }
+
+    fn stage(&mut self) -> Result<()> {
+        let staged = TableName::new(STAGED);
+        make_temporary(self.destination, &staged, &self.table)?;
+        self.way = Way::Staged(staged);
         Ok(())
     }
 
@@ -134,8 +137,7 @@ impl<'a> FileLoad<'a> {
             Way::Beside(table) | Way::Staged(table) => table,
             Way::Straight => &self.target,
         };
-        let appended = append_counted(self.destination, into, batch, &mut self.changed);
-        appended.map_err(|error| if self.is_keyed && error.kind() == ErrorKind::Conflict { repeated_key(&self.table) } else { error })?;
+        append_counted(self.destination, into, batch, &mut self.changed)?;
         self.written.rows += batch.len() as u64;
         self.written.bytes += batch.bytes() as u64;
         self.uncommitted += batch.len();

@@ -220,7 +220,18 @@ impl Order {
         let column = quoted(column);
         match self {
             Self::Own | Self::Digits => format!("{column} IS NOT NULL"),
-            Self::Dates => format!("{column} IS NOT NULL AND substr({column}, 6, 2) <> '00' AND substr({column}, 9, 2) <> '00'"),
+            Self::Dates => {
+                let (year, month, day) = (
+                    format!("CAST(substr({column}, 1, 4) AS INTEGER)"),
+                    format!("substr({column}, 6, 2)"),
+                    format!("substr({column}, 9, 2)"),
+                );
+                let is_leap = format!("{year} % 4 = 0 AND ({year} % 100 <> 0 OR {year} % 400 = 0)");
+                format!(
+                    "{column} IS NOT NULL AND {month} <> '00' AND {day} <> '00' AND {day} <= CASE WHEN {month} IN ('04', '06', '09', '11') THEN '30' \
+                     WHEN {month} <> '02' THEN '31' WHEN {is_leap} THEN '29' ELSE '28' END"
+                )
+            }
         }
     }
 

@@ -26,6 +26,8 @@ mod scripted;
 #[cfg(feature = "vstream")]
 mod scripted_vtgate;
 mod servers;
+#[cfg(all(feature = "sqlite", feature = "duckdb"))]
+mod strategies;
 mod support;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod values;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::batch::Batch;
 use crate::policy::{Changed, ZeroDates};
-use crate::schema::{Column, ColumnType, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::sink::file::File;
 use crate::sink::{Destination, Sink, StoredColumn};
 use crate::value::DateTime;
@@ -74,7 +74,7 @@ impl Faulty {
     }
 
     /// A step that changes nothing.
-    fn read<T>(&mut self, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
+    fn reading<T>(&mut self, work: impl FnOnce(&mut dyn Destination) -> Result<T>) -> Result<T> {
         match self.reads_are_steps || self.is_dead {
             true => self.step(work),
             false => work(self.inner.destination_for_tests()),
@@ -107,7 +107,7 @@ impl Destination for Faulty {
     }
 
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        self.read(|inner| inner.query_text(sql))
+        self.reading(|inner| inner.query_text(sql))
     }
 
     fn append(&mut self, table: &TableName, batch: &Batch) -> Result<Changed> {
@@ -115,7 +115,18 @@ impl Destination for Faulty {
     }
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
-        self.read(|inner| inner.stored_columns(table))
+        self.reading(|inner| inner.stored_columns(table))
+    }
+
+    fn read(
+        &mut self,
+        name: &TableName,
+        table: &Arc<Table>,
+        stored: &[StoredColumn],
+        rest: &str,
+        take: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        self.reading(|inner| inner.read(name, table, stored, rest, take))
     }
 
     fn declared(&self, column_type: &ColumnType) -> String {
@@ -127,7 +138,7 @@ impl Destination for Faulty {
     }
 
     fn create_schema(&mut self, table: &TableName) -> Result<()> {
-        self.read(|inner| inner.create_schema(table))
+        self.reading(|inner| inner.create_schema(table))
     }
 
     fn set_zero_dates(&mut self, policy: ZeroDates) {
@@ -168,7 +179,7 @@ impl Destination for Faulty {
     }
 
     fn take_up(&mut self, name: &TableName, column: &str) -> Result<()> {
-        self.read(|inner| inner.take_up(name, column))
+        self.reading(|inner| inner.take_up(name, column))
     }
 
     fn alters_written_tables(&self) -> bool {

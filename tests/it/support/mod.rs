@@ -4,6 +4,8 @@
 
 pub mod alone;
 pub mod cluster;
+#[cfg(feature = "sqlite")]
+pub mod files;
 pub mod names;
 pub mod proxy;
 pub mod servers;
