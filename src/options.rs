@@ -167,7 +167,8 @@ pub struct SqliteOptions {
 /// `Debug` hides the password, and no error holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MySqlOptions {
-    server: SourceOptions,
+    /// Boxed, since it is several times as large as what the other destinations need.
+    server: Box<SourceOptions>,
     connections: u8,
 }
 
@@ -751,12 +752,11 @@ impl MySqlOptions {
     }
 
     pub(crate) fn of_server(server: SourceOptions) -> Self {
-        Self { server, connections: 2 }
+        Self { server: Box::new(server), connections: 2 }
     }
 
-    fn map(mut self, change: impl FnOnce(SourceOptions) -> SourceOptions) -> Self {
-        self.server = change(self.server);
-        self
+    fn map(self, change: impl FnOnce(SourceOptions) -> SourceOptions) -> Self {
+        Self { server: Box::new(change(*self.server)), ..self }
     }
 
     /// The port of the MySQL protocol. Default: 3306.

@@ -841,10 +841,10 @@ mod tests {
     #[test]
     fn sink_uris_that_are_wrong_say_what_is_wrong() {
         let cases = [
-            ("", "not a URI: it has to begin with `duckdb://` or `sqlite://`"),
+            ("", "not a URI: it has to begin with `duckdb://`, `sqlite://` or `mysql://`"),
             ("/data/shop.duckdb", "not a URI"),
             ("duckdb:/data/shop.duckdb", "not a URI"),
-            ("file:///x", "scheme is unknown: expected `duckdb://` or `sqlite://`"),
+            ("file:///x", "scheme is unknown: expected `duckdb://`, `sqlite://` or `mysql://`"),
             ("mysql+cdc://h/shop?grpc_port=1", "`mysql+cdc://` is a source"),
             ("duckdb://", "path is missing"),
             ("duckdb://?threads=1", "path is missing"),

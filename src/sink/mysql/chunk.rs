@@ -1,10 +1,13 @@
 //! Rows of one statement.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::encode::{Bounds, RowWriter};
 use crate::batch::Batch;
+use crate::schema::Table;
 use crate::{Error, ErrorKind, Result};
 
 /// Rows of a statement to begin with: more are not faster, and what is lost with a failed one is more.
@@ -80,9 +83,22 @@ fn slice<'a>(text: &'a str, ends: &[usize], range: &Range<usize>) -> &'a str {
     text.get(start..end).unwrap_or_default()
 }
 
+/// Keys are compared with those that came before up to this number, which takes 40 MB.
+const MOST_SEEN: usize = 2_000_000;
+
+/// The keys that have come, by their hashes.
+#[derive(Debug)]
+struct Seen {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+    /// What it is an error to have twice.
+    message: String,
+}
+
 /// Gathers rows into chunks.
 #[derive(Debug)]
 pub(super) struct Gatherer {
+    seen: Option<Seen>,
     rows: Vec<u8>,
     ends: Vec<usize>,
     keys: Vec<u8>,
@@ -94,7 +110,19 @@ pub(super) struct Gatherer {
 impl Gatherer {
     /// `columns` are those that are written, `key` those by which rows are looked for, if any.
     pub(super) fn new(columns: Vec<(usize, Bounds)>, key: Vec<(usize, Bounds)>) -> Self {
-        Self { rows: Vec::new(), ends: Vec::new(), keys: Vec::new(), key_ends: Vec::new(), columns, key }
+        Self { seen: None, rows: Vec::new(), ends: Vec::new(), keys: Vec::new(), key_ends: Vec::new(), columns, key }
+    }
+
+    /// Refuses a key that comes twice: which of the two rows would stay is nobody's choice.
+    pub(super) fn refusing_repeated_keys(mut self, table: &Table) -> Self {
+        let names: Vec<String> = table.primary_key().iter().map(|&index| format!("`{}`", table.columns()[index].name())).collect();
+        let message = format!(
+            "table `{}` has rows with the same values in {}, which are to identify a row: name columns that do, or use another strategy than `merge`",
+            table.name(),
+            names.join(", ")
+        );
+        self.seen = Some(Seen { hasher: RandomState::new(), hashes: HashSet::new(), message });
+        self
     }
 
     /// Takes the rows of a batch and hands over those chunks that are full.
@@ -123,8 +151,15 @@ impl Gatherer {
                 if !self.keys.is_empty() {
                     self.keys.push(b',');
                 }
+                let before = self.keys.len();
                 key_writer.push(&mut self.keys, row)?;
                 self.keys.push(b')');
+                if let Some(seen) = &mut self.seen
+                    && seen.hashes.len() < MOST_SEEN
+                    && !seen.hashes.insert(seen.hasher.hash_one(&self.keys[before..]))
+                {
+                    return Err(Error::new(ErrorKind::Schema, seen.message.clone()));
+                }
                 self.key_ends.push(self.keys.len());
             }
             if self.rows.len() >= BYTES || self.ends.len() >= limits.rows() {
@@ -154,7 +189,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::schema::{Column, ColumnType, Table};
+    use crate::schema::{Column, ColumnType};
 
     fn batch(values: &[&str]) -> Batch {
         let columns = vec![

@@ -236,7 +236,12 @@ impl Store for MySql {
 
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn super::Destination {
-        unimplemented!("tests of files only")
+        unimplemented!("for tests of files")
+    }
+
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn super::Destination {
+        unimplemented!("for tests of files")
     }
 }
 

@@ -115,7 +115,7 @@ impl Pool {
     }
 
     /// Waits until all is written, and commits it.
-    pub(super) fn finish(mut self) -> Result<Finished> {
+    pub(super) fn finish(&mut self) -> Result<Finished> {
         self.shared.is_wanted.store(true, Ordering::SeqCst);
         self.join();
         if self.shared.is_failed.load(Ordering::SeqCst) {
@@ -239,7 +239,7 @@ impl Shared {
     /// Writes a chunk, in parts if it is too much at once.
     fn write(&self, session: &mut Session, chunk: &Chunk) -> Result<()> {
         let attempted = format!("rows cannot be written to `{}`", self.writing.table);
-        let mut parts = vec![0..chunk.len()];
+        let mut parts = Vec::from([0..chunk.len()]);
         while let Some(part) = parts.pop() {
             let replaced = if self.writing.is_upsert { self.count(session, chunk, &part)? } else { None };
             if self.writing.transaction.is_some() {

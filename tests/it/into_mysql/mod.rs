@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod batch;
+mod lost;
+mod strict;
 mod types;
 
 use mysql::Conn;
