@@ -24,6 +24,7 @@
 //! | read changes oneself | `Source::changes`, [`ChangeBatch`], [`Checkpoint`] |
 //! | write oneself | [`Sink::replace`], [`Sink::append`], [`Sink::merge`] |
 //! | choose what becomes of values that do not fit | [`MalformedText`], [`OutOfRange`], [`ZeroDates`], [`TimeType`], [`EnumType`] |
+//! | compare a destination with its source | [`verify`], [`VerifyOptions`], [`VerifyReport`] |
 //! | end a run from outside | [`Cancel`] |
 //! | know what went wrong | [`Error::kind`], [`ErrorKind`], [`PositionFault`] |
 //!
@@ -67,6 +68,7 @@ mod source;
 mod tls;
 mod uri;
 mod value;
+mod verify;
 mod wire;
 
 pub use batch::{Batch, ColumnData, Row, Values, VarLen};
@@ -91,6 +93,7 @@ pub use source::mysql::{Rows, ServerKind};
 pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;
 pub use value::{DateTime, Time, ValueRef};
+pub use verify::{TableVerification, VerifyOptions, VerifyReport, VerifyState, verify};
 
 /// Compiles the programs in the README.
 #[cfg(doctest)]
