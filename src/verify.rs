@@ -21,7 +21,7 @@ use crate::policy::MalformedText;
 use crate::report::TableState;
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Keys that are listed of a table, if the options do not say.
@@ -305,8 +305,10 @@ impl Sides<'_> {
     }
 
     fn read_source_once(&self, sink: &mut Sink, take: &mut dyn FnMut(&Batch)) -> Result<Arc<Table>> {
-        let (malformed_text, cancel) = (self.options.malformed_text(), self.options.cancel());
-        let mut rows = self.source.rows_unless(Arc::clone(self.table), self.interval, malformed_text, cancel)?;
+        let (options, cancel) = (self.options, self.options.cancel());
+        let (malformed_text, zero_dates) = (options.malformed_text(), options.zero_dates());
+        let reading = Reading { malformed_text, zero_dates, interval: self.interval.cloned() };
+        let mut rows = self.source.rows_unless(Arc::clone(self.table), &reading, cancel)?;
         let table = Arc::clone(rows.table());
         while let Some(batch) = rows.next_unless(cancel) {
             take(&sink.as_stored(self.target, batch?)?);
