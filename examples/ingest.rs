@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
 use planetscale_ingest::{
     Cancel, IngestOptions, MalformedText, OutOfRange, Progress, Report, Sink, Source, SourceOptions, Strategy, TableName, TableState,
-    ZeroDates, ingest,
+    TableVerification, VerifyOptions, VerifyReport, VerifyState, ZeroDates, ingest, verify,
 };
 use serde_json::json;
 
@@ -30,10 +30,12 @@ usage: ingest --source-uri URI --dest-uri URI [options]
   --zero-dates P             null, error or text (default: null)
   --malformed-text P         error, replace or bytes (default: error)
   --out-of-range P           of numbers beyond SQLite's: mixed, error or text (default: mixed)
+  --verify                   compare the tables with the source afterwards
+  --verify-only              compare them, and move nothing
   --progress M               auto, plain, json or off (default: auto)
   --report json              print a report on standard output
 
-The exit status is 0 only if every table is complete.
+The exit status is 0 only if every table is complete and, where they are compared, the same as at the source.
 ";
 
 struct Arguments {
@@ -42,6 +44,8 @@ struct Arguments {
     options: IngestOptions,
     progress: Mode,
     report: bool,
+    moves: bool,
+    verifies: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
         }
     };
     match run(&arguments) {
-        Ok(report) => {
+        Ok((report, verified)) => {
             for table in &report.tables {
                 match &table.state {
                     TableState::Complete => {}
@@ -70,8 +74,13 @@ fn main() -> ExitCode {
                     _ => eprintln!("ingest: {}: not complete", table.source),
                 }
             }
-            let done = if arguments.report { println(&as_json(&report).to_string()) } else { summary(&arguments, &report) };
-            if report.is_complete() && done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let done = match arguments.report {
+                true => println(&as_json(&report, verified.as_ref()).to_string()),
+                false => summary(&arguments, &report),
+            };
+            verified.iter().for_each(show_differences);
+            let is_equal = verified.is_none_or(|verified| verified.is_equal());
+            if report.is_complete() && is_equal && done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("ingest: {error:#}");
@@ -83,7 +92,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> planetscale_ingest::Result<Report> {
+fn run(arguments: &Arguments) -> planetscale_ingest::Result<(Report, Option<VerifyReport>)> {
     let cancel = Cancel::new();
     let interrupted = cancel.clone();
     // The first interrupt ends the run in order, the second at once.
@@ -100,12 +109,18 @@ fn run(arguments: &Arguments) -> planetscale_ingest::Result<Report> {
     let mut sink = Sink::open(&arguments.dest_uri)?;
     let display = Display::new(arguments.progress);
     let options = arguments.options.clone().with_cancel(cancel).with_progress(move |progress| display.show(progress));
-    ingest(&source, &mut sink, &options)
+    let report = if arguments.moves { ingest(&source, &mut sink, &options)? } else { Report::default() };
+    // What is not complete is not the same.
+    let verified = match arguments.verifies && report.is_complete() {
+        true => Some(verify(&source, &mut sink, &VerifyOptions::new(options))?),
+        false => None,
+    };
+    Ok((report, verified))
 }
 
 fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     let (mut source_uri, mut dest_uri, mut report) = (None, None, false);
-    let mut progress = None;
+    let (mut progress, mut moves, mut verifies) = (None, true, false);
     let mut options = IngestOptions::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -146,6 +161,8 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
                 let modes = [("auto", None), ("plain", Some(Mode::Plain)), ("json", Some(Mode::Json)), ("off", Some(Mode::Off))];
                 progress = choice(&mut parser, &modes)?;
             }
+            Long("verify") => verifies = true,
+            Long("verify-only") => (moves, verifies) = (false, true),
             Long("report") => report = choice(&mut parser, &[("json", true)])?,
             Long("help") | Short('h') => {
                 print!("{USAGE}");
@@ -161,6 +178,8 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         options,
         progress: progress.unwrap_or(if terminal { Mode::Bar } else { Mode::Plain }),
         report,
+        moves,
+        verifies,
     }))
 }
 
@@ -241,7 +260,48 @@ fn summary(arguments: &Arguments, report: &Report) -> bool {
     true
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
+/// What differs, on standard error.
+fn show_differences(verified: &VerifyReport) {
+    for table in &verified.tables {
+        let rows =
+            format!("{} rows at the source, {} at the destination", HumanCount(table.source_rows), HumanCount(table.destination_rows));
+        match &table.state {
+            VerifyState::Equal => eprintln!("{} = {}: {rows}", table.source, table.destination),
+            VerifyState::Failed { error } => eprintln!("ingest: {} cannot be compared: {error}", table.source),
+            _ => eprintln!("ingest: {} and {} differ: {rows}", table.source, table.destination),
+        }
+        for (what, keys) in differences(table) {
+            keys.iter().for_each(|key| eprintln!("  {what}: {}", key.join(", ")));
+        }
+        if table.has_more {
+            eprintln!("  and there are others");
+        }
+        for note in &table.notes {
+            eprintln!("{}: {note}", table.source);
+        }
+    }
+}
+
+fn differences(table: &TableVerification) -> [(&'static str, &[Vec<String>]); 3] {
+    [("missing", table.missing.as_slice()), ("extra", &table.extra), ("different", &table.different)]
+}
+
+fn verified_as_json(verified: &VerifyReport) -> serde_json::Value {
+    let table = |table: &TableVerification| {
+        let (state, error) = match &table.state {
+            VerifyState::Equal => ("equal", None),
+            VerifyState::Failed { error } => ("failed", Some(error)),
+            _ => ("different", None),
+        };
+        json!({"source": table.source, "destination": table.destination, "source_rows": table.source_rows,
+            "destination_rows": table.destination_rows, "missing": table.missing, "extra": table.extra, "different": table.different,
+            "has_more": table.has_more, "position": table.position, "state": state, "error": error, "notes": table.notes,
+            "seconds": table.elapsed.as_secs_f64()})
+    };
+    verified.tables.iter().map(table).collect()
+}
+
+fn as_json(report: &Report, verified: Option<&VerifyReport>) -> serde_json::Value {
     let tables: Vec<serde_json::Value> = report
         .tables
         .iter()
@@ -270,7 +330,8 @@ fn as_json(report: &Report) -> serde_json::Value {
     } else {
         "partial"
     };
-    json!({"state": state, "tables": tables, "seconds": report.elapsed.as_secs_f64(), "peak_memory_bytes": report.peak_memory_bytes})
+    json!({"state": state, "tables": tables, "seconds": report.elapsed.as_secs_f64(), "peak_memory_bytes": report.peak_memory_bytes,
+        "verified": verified.map(verified_as_json)})
 }
 
 /// Prints to standard output; whether that was possible.

@@ -358,7 +358,7 @@ pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Resu
 }
 
 /// The tables that were named, in that order, or all.
-fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
+pub(crate) fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
     let tables = if options.tables().is_empty() {
         let tables = source.tables_unless(options.cancel())?;
         if tables.is_empty() {
@@ -386,7 +386,7 @@ fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc<Table>>> {
 ///
 /// # Errors
 /// `Config` if several tables are to become one that was named, and `Conflict` if the names of two are the same for a destination.
-fn destinations_of(tables: &[Arc<Table>], options: &IngestOptions, default_schema: Option<&str>) -> Result<Vec<TableName>> {
+pub(crate) fn destinations_of(tables: &[Arc<Table>], options: &IngestOptions, default_schema: Option<&str>) -> Result<Vec<TableName>> {
     let mut targets = Vec::with_capacity(tables.len());
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for table in tables {

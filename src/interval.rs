@@ -184,6 +184,21 @@ impl Interval {
         self
     }
 
+    /// Whether a value of the column, as it is stored, lies in the interval.
+    pub(crate) fn contains(&self, value: ValueRef<'_>) -> bool {
+        let Some(value) = BoundValue::of(value) else { return false };
+        let is_moment = match value {
+            BoundValue::Date(at) | BoundValue::DateTime(at) | BoundValue::Timestamp(at) => at.unix_days().is_some(),
+            _ => true,
+        };
+        let is_within = |bound: &Option<Bound>, side: Ordering| {
+            bound.as_ref().is_none_or(|bound| {
+                value.order(&bound.value).is_some_and(|order| order == side || order == Ordering::Equal && bound.is_inclusive)
+            })
+        };
+        is_moment && is_within(&self.start, Ordering::Greater) && is_within(&self.end, Ordering::Less)
+    }
+
     /// The column whose values are compared.
     pub(crate) fn column(&self) -> &Column {
         &self.column
@@ -352,6 +367,20 @@ mod tests {
         // 1.55 lies below 1.555 and so outside; -1.55 lies above -1.555 and so inside.
         assert_eq!(bounds("1.555", "1.565"), (false, true));
         assert_eq!(bounds("-1.555", "-1.545"), (true, false));
+    }
+
+    #[test]
+    fn an_interval_contains_what_lies_between_its_bounds() {
+        let table = Table::new("t", vec![Column::new("c", DECIMAL, true), Column::new("d", ColumnType::Date, true)]);
+        let interval = Interval::of(&table, "c", Some("-1.555"), Some("10")).unwrap();
+        for (value, expected) in [("-1.56", false), ("-1.55", true), ("9.00", true), ("10.00", true), ("10.01", false), ("100.00", false)] {
+            assert_eq!(interval.contains(ValueRef::Decimal(value)), expected, "{value}");
+        }
+        assert!(!interval.contains(ValueRef::Null));
+        let dates = Interval::of(&table, "d", None, None).unwrap();
+        assert!(dates.contains(ValueRef::Date(DateTime::from_date(2024, 2, 29).unwrap())));
+        assert!(!dates.contains(ValueRef::Date(DateTime::from_date(2024, 2, 30).unwrap())));
+        assert!(!dates.contains(ValueRef::Null));
     }
 
     #[test]

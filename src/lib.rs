@@ -24,6 +24,7 @@
 //! | read changes oneself | `Source::changes`, [`ChangeBatch`], [`Checkpoint`] |
 //! | write oneself | [`Sink::replace`], [`Sink::append`], [`Sink::merge`] |
 //! | choose what becomes of values that do not fit | [`MalformedText`], [`OutOfRange`], [`ZeroDates`], [`TimeType`], [`EnumType`] |
+//! | compare a destination with its source | [`verify`], [`VerifyOptions`], [`VerifyReport`] |
 //! | end a run from outside | [`Cancel`] |
 //! | know what went wrong | [`Error::kind`], [`ErrorKind`], [`PositionFault`] |
 //!
@@ -64,11 +65,13 @@ mod queue;
 mod report;
 mod retry;
 mod schema;
+mod server;
 mod sink;
 mod source;
 mod tls;
 mod uri;
 mod value;
+mod verify;
 mod wire;
 
 pub use batch::{Batch, ColumnData, Row, Values, VarLen};
@@ -78,8 +81,8 @@ pub use error::{Error, ErrorKind, PositionFault, Result};
 pub use gtid::{GtidSet, ServerUuid};
 pub use ingest::{IngestOptions, Progress, Strategy, ingest};
 pub use options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
-    Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
+    TabletType, TimeType, Workload,
 };
 pub use place::{IntervalType, SqliteTypes};
 pub use policy::{ChangedValues, MalformedText, OutOfRange, ValueChange, ZeroDates};
@@ -95,6 +98,7 @@ pub use source::server::ServerKind;
 pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;
 pub use value::{DateTime, Time, ValueRef};
+pub use verify::{TableVerification, VerifyOptions, VerifyReport, VerifyState, verify};
 
 /// Compiles the programs in the README.
 #[cfg(doctest)]

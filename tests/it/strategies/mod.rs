@@ -4,6 +4,7 @@ mod interval;
 mod keys;
 mod refused;
 mod tables;
+mod verify;
 
 use mysql::Conn;
 use mysql::prelude::Queryable;

@@ -16,6 +16,10 @@ impl Files {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn sqlite(&self) -> PathBuf {
         self.folder.path().join("copy.db")
     }

@@ -1,0 +1,333 @@
+//! Whether a destination holds what its source does.
+//!
+//! Both sides are read once, row by row, and each row is put into one of many chunks by a hash of its key; of a chunk only the number of rows and the
+//! sum of their hashes is kept. Chunks of keys in their order would need an order that both sides share, which collations and numbers that are stored
+//! as text do not have. Where chunks differ, both sides are read again, and the keys in them compared. So memory does not grow with the table.
+//!
+//! Values are compared as they are stored: rows of the source are first made what the policies and the destination's types make of them.
+
+mod chunks;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::chunks::{Chunks, Differences, Digest, Suspects};
+use crate::batch::Batch;
+use crate::ingest::{IngestOptions, chosen, destinations_of, ingest};
+use crate::interval::Interval;
+use crate::options::{CaptureMode, CaptureOptions};
+use crate::policy::MalformedText;
+use crate::report::TableState;
+use crate::schema::{Table, TableName};
+use crate::sink::Sink;
+use crate::source::{Reading, Source};
+use crate::{Error, ErrorKind, Result};
+
+/// Keys that are listed of a table, if the options do not say.
+const MAX_KEYS: usize = 100;
+
+/// How often the reading of a table is begun anew at most after the connection broke.
+const RESTARTS: usize = 2;
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    ingest: IngestOptions,
+    max_keys: usize,
+}
+
+impl VerifyOptions {
+    /// The tables that a run with these options moves, in the form in which it stores them. Where they name an interval with a start or an end, the rows
+    /// of that interval are compared, otherwise all.
+    pub fn new(ingest: IngestOptions) -> Self {
+        Self { ingest, max_keys: MAX_KEYS }
+    }
+
+    /// How many keys of each kind to list of a table at most. Default: 100.
+    #[must_use]
+    pub fn with_max_keys(mut self, max_keys: usize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
+    /// The run whose tables are compared.
+    pub fn ingest(&self) -> &IngestOptions {
+        &self.ingest
+    }
+
+    /// How many keys of each kind are listed of a table at most.
+    pub fn max_keys(&self) -> usize {
+        self.max_keys
+    }
+}
+
+/// What a comparison found, table by table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The tables in the order in which they were compared.
+    pub tables: Vec<TableVerification>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl VerifyReport {
+    /// Whether every table was compared and is the same on both sides.
+    pub fn is_equal(&self) -> bool {
+        self.tables.iter().all(|table| table.state == VerifyState::Equal)
+    }
+}
+
+/// The values of a row's key, in the key's order, as text.
+type Key = Vec<String>;
+
+/// What a comparison found of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableVerification {
+    /// The table at the source.
+    pub source: String,
+    /// The table at the destination.
+    pub destination: String,
+    /// Rows that the source has.
+    pub source_rows: u64,
+    /// Rows that the destination has; those that are marked as deleted do not count.
+    pub destination_rows: u64,
+    /// Keys of rows that the source has and the destination has not: of each the values as text, in the order of the key's columns.
+    pub missing: Vec<Vec<String>>,
+    /// Keys of rows that the destination has and the source has not, or that it has more than once.
+    pub extra: Vec<Vec<String>>,
+    /// Keys of rows whose other values differ.
+    pub different: Vec<Vec<String>>,
+    /// Whether there are more differences than are listed. Those of a table without a primary key cannot be.
+    pub has_more: bool,
+    /// The position of change capture at which the destination was.
+    pub position: Option<String>,
+    /// What it comes to.
+    pub state: VerifyState,
+    /// What a reader should know beside the figures.
+    pub notes: Vec<String>,
+    /// How long the table took.
+    pub elapsed: Duration,
+}
+
+/// What the comparison of a table comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VerifyState {
+    /// Both sides have the same rows.
+    Equal,
+    /// They have not.
+    Different,
+    /// It could not be compared.
+    Failed {
+        /// The error and its causes.
+        error: String,
+    },
+}
+
+impl TableVerification {
+    fn new(table: &Table, target: &TableName) -> Self {
+        Self {
+            source: table.name().to_owned(),
+            destination: target.to_string(),
+            source_rows: 0,
+            destination_rows: 0,
+            missing: Vec::new(),
+            extra: Vec::new(),
+            different: Vec::new(),
+            has_more: false,
+            position: None,
+            state: VerifyState::Equal,
+            notes: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+}
+
+/// Compares tables of a destination with those of the source.
+///
+/// The rows of a table at the source are those of one statement: one moment of a MySQL server, and of each shard of a sharded keyspace. What changes
+/// there after the last run is a difference. With a source for change capture in batch mode, tables that differ are caught up with and compared once
+/// more, and only keys that differ both times are listed: so a source may be in use meanwhile.
+///
+/// # Errors
+/// As [`ingest`]; `Cancelled`. What is wrong with one table stands in the report.
+pub fn verify(source: &Source, sink: &mut Sink, options: &VerifyOptions) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    sink.set_zero_dates(options.ingest.zero_dates());
+    sink.set_out_of_range(options.ingest.out_of_range());
+    let tables = chosen(source, &options.ingest)?;
+    let capture = source.options().capture();
+    let targets = destinations_of(&tables, &options.ingest, capture.and_then(CaptureOptions::dest_schema))?;
+    let is_captured = capture.is_some_and(|capture| capture.mode() == CaptureMode::Batch);
+    let mut report = VerifyReport::default();
+    for (table, target) in tables.iter().zip(&targets) {
+        let table_begun = Instant::now();
+        let mut entry = match compare(source, sink, options, table, target) {
+            Ok(entry) => entry,
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) => failed(table, target, &error),
+        };
+        if is_captured && entry.state == VerifyState::Different {
+            match compare_again(source, sink, options, table, target, &entry) {
+                Ok(again) => entry = again,
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                // What was found stands: the table may be one that somebody has changed, which is not captured any further.
+                Err(error) => {
+                    entry.notes.push(format!("compared once only, with what the source has changed since the last run: {error:#}"))
+                }
+            }
+        }
+        if capture.is_some() {
+            // Without one there is nothing to say.
+            entry.position = sink.position(target, table.name()).ok().flatten().map(|position| position.checkpoint().lsn().to_string());
+        }
+        entry.elapsed = table_begun.elapsed();
+        report.tables.push(entry);
+    }
+    report.elapsed = begun.elapsed();
+    Ok(report)
+}
+
+fn failed(table: &Table, target: &TableName, error: &Error) -> TableVerification {
+    TableVerification { state: VerifyState::Failed { error: format!("{error:#}") }, ..TableVerification::new(table, target) }
+}
+
+/// Catches up with a captured table that differed, and compares it once more: what the source has changed meanwhile differs only once.
+fn compare_again(
+    source: &Source,
+    sink: &mut Sink,
+    options: &VerifyOptions,
+    table: &Arc<Table>,
+    target: &TableName,
+    first: &TableVerification,
+) -> Result<TableVerification> {
+    let run = options.ingest.clone().with_tables([table.name()]).with_full_refresh(false);
+    let report = ingest(source, sink, &run)?;
+    options.ingest.cancel().check()?;
+    match report.tables.into_iter().next().map(|table| table.state) {
+        Some(TableState::Failed { error }) => return Err(Error::new(ErrorKind::Source, error)),
+        Some(TableState::Complete) => {}
+        _ => return Err(Error::new(ErrorKind::Source, "the table could not be caught up with")),
+    }
+    let mut second = compare(source, sink, options, table, target)?;
+    // What is not listed may be among the others.
+    if !first.has_more {
+        let before: BTreeSet<&Key> = [&first.missing, &first.extra, &first.different].into_iter().flatten().collect();
+        let listed = second.missing.len() + second.extra.len() + second.different.len();
+        for keys in [&mut second.missing, &mut second.extra, &mut second.different] {
+            keys.retain(|key| before.contains(key));
+        }
+        let kept = second.missing.len() + second.extra.len() + second.different.len();
+        if kept < listed {
+            second.notes.push(format!("{} keys changed at the source while the table was compared", listed - kept));
+        }
+        if kept == 0 && second.state == VerifyState::Different && !second.has_more {
+            second.state = VerifyState::Equal;
+        }
+    }
+    Ok(second)
+}
+
+/// The interval that the options name by its start or its end.
+fn interval_of(options: &IngestOptions, table: &Table) -> Result<Option<Interval>> {
+    let (start, end) = (options.interval_start(), options.interval_end());
+    let Some(key) = options.incremental_key().filter(|_| start.is_some() || end.is_some()) else { return Ok(None) };
+    match options.malformed_text() {
+        MalformedText::Bytes => Interval::of(&table.clone().with_text_as_bytes(), key, start, end).map(Some),
+        _ => Interval::of(table, key, start, end).map(Some),
+    }
+}
+
+/// Compares one table.
+fn compare(source: &Source, sink: &mut Sink, options: &VerifyOptions, table: &Arc<Table>, target: &TableName) -> Result<TableVerification> {
+    let mut entry = TableVerification::new(table, target);
+    let interval = interval_of(&options.ingest, table)?;
+    let sides = Sides { source, options: &options.ingest, table, target, interval: interval.as_ref() };
+    let digest = Digest::new();
+    let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(&digest, batch))?;
+    let mut stored = Chunks::default();
+    sides.read_stored(sink, &read, &mut |batch| stored.add(&digest, batch))?;
+    (entry.source_rows, entry.destination_rows) = (at_source.rows(), stored.rows());
+    let differing = at_source.differing(&stored);
+    if differing.is_empty() {
+        return Ok(entry);
+    }
+    entry.state = VerifyState::Different;
+    if table.primary_key().is_empty() {
+        entry.has_more = true;
+        entry.notes.push("without a primary key it cannot be said which rows differ".to_owned());
+        return Ok(entry);
+    }
+    let (mut suspects, read) = sides.read_source(sink, || Suspects::new(&differing), |suspects, batch| suspects.expect(&digest, batch))?;
+    sides.read_stored(sink, &read, &mut |batch| suspects.find(&digest, batch))?;
+    let Differences { missing, extra, different, is_partial } = suspects.into_differences();
+    if missing.is_empty() && extra.is_empty() && different.is_empty() && !is_partial {
+        entry.state = VerifyState::Equal;
+        entry.notes.push("what differed at first was the same when it was looked at again: the source is being changed".to_owned());
+    }
+    entry.has_more = is_partial;
+    for (into, mut keys) in [(&mut entry.missing, missing), (&mut entry.extra, extra), (&mut entry.different, different)] {
+        keys.sort_unstable();
+        entry.has_more |= keys.len() > options.max_keys;
+        keys.truncate(options.max_keys);
+        *into = keys;
+    }
+    Ok(entry)
+}
+
+/// The two tables that are compared.
+struct Sides<'a> {
+    source: &'a Source,
+    options: &'a IngestOptions,
+    table: &'a Arc<Table>,
+    target: &'a TableName,
+    interval: Option<&'a Interval>,
+}
+
+impl Sides<'_> {
+    /// Gathers the rows of the source as they are once they are stored, and returns the table in the form in which they come. If the connection breaks,
+    /// what was gathered is forgotten, and all is read again.
+    fn read_source<T>(&self, sink: &mut Sink, new: impl Fn() -> T, gather: impl Fn(&mut T, &Batch)) -> Result<(T, Arc<Table>)> {
+        let mut restarts = 0;
+        loop {
+            let mut gathered = new();
+            match self.read_source_once(sink, &mut |batch| gather(&mut gathered, batch)) {
+                Err(error) if error.kind() == ErrorKind::Connect && restarts < RESTARTS => {
+                    log::warn!("table `{}` is read anew: {error:#}", self.table.name());
+                    restarts += 1;
+                }
+                result => return result.map(|table| (gathered, table)),
+            }
+        }
+    }
+
+    fn read_source_once(&self, sink: &mut Sink, take: &mut dyn FnMut(&Batch)) -> Result<Arc<Table>> {
+        let (options, cancel) = (self.options, self.options.cancel());
+        let (malformed_text, zero_dates) = (options.malformed_text(), options.zero_dates());
+        let reading = Reading { malformed_text, zero_dates, interval: self.interval.cloned() };
+        let mut rows = self.source.rows_unless(Arc::clone(self.table), &reading, cancel)?;
+        let table = Arc::clone(rows.table());
+        while let Some(batch) = rows.next_unless(cancel) {
+            take(&sink.as_stored(self.target, batch?)?);
+        }
+        Ok(table)
+    }
+
+    fn read_stored(&self, sink: &mut Sink, table: &Arc<Table>, take: &mut dyn FnMut(&Batch)) -> Result<()> {
+        let key = self.interval.and_then(|interval| table.column_index(interval.column().name()));
+        sink.read(self.target, table, &mut |batch| {
+            self.options.cancel().check()?;
+            match self.interval.zip(key) {
+                None => take(&batch),
+                Some((interval, key)) => {
+                    let within: Vec<usize> = (0..batch.len()).filter(|&row| interval.contains(batch.value(row, key))).collect();
+                    take(&batch.gather(&within));
+                }
+            }
+            Ok(())
+        })
+    }
+}
