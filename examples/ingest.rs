@@ -16,7 +16,8 @@ use serde_json::json;
 const USAGE: &str = "\
 usage: ingest --source-uri URI --dest-uri URI [options]
 
-  --source-uri URI           mysql://user:password@host:port/database, or mysql+cdc://…?grpc_port=… for change capture
+  --source-uri URI           mysql://user:password@host:port/database, or mysql+cdc://…?grpc_port=… for change capture;
+                             postgresql://user:password@host:port/database, duckdb:///path.duckdb, sqlite:///path.db
   --dest-uri URI             duckdb:///path.duckdb or sqlite:///path.db
   --source-table A[,B…]      tables to move (default: all)
   --dest-table X             the destination's table, for one source table; X may be schema.table

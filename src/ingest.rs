@@ -343,6 +343,9 @@ impl fmt::Debug for IngestOptions {
 /// tables that are not complete.
 pub fn ingest(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result<Report> {
     let begun = Instant::now();
+    if source.options().path().is_some_and(|path| sink.is_file(path)) {
+        return Err(Error::config("source and destination are the same file"));
+    }
     sink.set_zero_dates(options.zero_dates);
     sink.set_out_of_range(options.out_of_range);
     let mut report = match source.options().capture() {

@@ -38,8 +38,8 @@
 //!
 //! # Features
 //!
-//! `vstream` (change capture, by default), `sqlite` (by default), `duckdb` (linked to the library in `DUCKDB_LIB_DIR`), and `bundled` (DuckDB
-//! compiled in). They only add.
+//! `vstream` (change capture, by default), `sqlite` (by default), `duckdb` (linked to the library in `DUCKDB_LIB_DIR`), `bundled` (DuckDB
+//! compiled in), and `postgres` (PostgreSQL as a source). They only add.
 
 // What change capture or a destination alone needs is dead without them. Builds with all features find what nobody needs.
 #![cfg_attr(not(all(feature = "vstream", feature = "sqlite", feature = "duckdb")), allow(dead_code))]

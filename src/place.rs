@@ -23,7 +23,7 @@ pub enum SqliteTypes {
     /// table and column. In a URI: `declared`.
     #[default]
     Declared,
-    /// As text, but for columns that are declared as `BLOB`: every value that is no blob has a place, numbers as SQLite prints them. In a URI: `text`.
+    /// As text, but for columns that are declared as `BLOB`: every value that is no blob has a place, numbers in their shortest form. In a URI: `text`.
     Text,
 }
 

@@ -1,7 +1,7 @@
 //! A database file that rows are written to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkpoint::{self, StoredPosition};
@@ -25,6 +25,8 @@ use crate::{Error, ErrorKind, Result};
 /// A DuckDB or SQLite database.
 pub(super) struct File {
     destination: Box<dyn Destination>,
+    /// Where it lies; in memory it lies nowhere.
+    path: Option<PathBuf>,
     /// What was found of the tables whose positions were read, for the merge that follows.
     known: BTreeMap<TableName, checkpoint::Known>,
     // Given back after the database is closed.
@@ -53,16 +55,21 @@ impl File {
             SinkOptions::Sqlite(options) => sqlite::Sqlite::open(options, &path).map(|opened| Box::new(opened) as _),
             _ => Err(not_built()),
         };
-        Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })
+        let path = (!in_memory).then_some(path);
+        Ok(Self { destination: destination?, path, known: BTreeMap::new(), _lease: lease })
     }
 
     #[cfg(test)]
     pub(super) fn around(destination: Box<dyn Destination>) -> Self {
-        Self { destination, known: BTreeMap::new(), _lease: None }
+        Self { destination, path: None, known: BTreeMap::new(), _lease: None }
     }
 }
 
 impl Store for File {
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     fn set_zero_dates(&mut self, policy: ZeroDates) {
         self.destination.set_zero_dates(policy);
     }

@@ -46,6 +46,7 @@ mod sqlite;
 mod store;
 mod stored;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -362,6 +363,12 @@ impl Sink {
                 _ => Box::new(file::File::open(options)?),
             },
         })
+    }
+
+    /// Whether what is written goes to that file.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        let same = |own: &Path| Some(std::fs::canonicalize(own).ok()? == std::fs::canonicalize(path).ok()?);
+        self.store.path().and_then(same).unwrap_or(false)
     }
 
     /// What becomes of dates that no calendar has. Default: [`ZeroDates::Null`].

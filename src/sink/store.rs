@@ -1,5 +1,6 @@
 //! What each kind of sink performs: one that is a file, through [`Destination`](super::Destination), or a server.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,6 +42,10 @@ pub(crate) enum Highest {
 
 /// What is behind a [`Sink`](super::Sink), which documents the methods.
 pub(crate) trait Store: Send {
+    /// The file, where it is one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
     fn set_zero_dates(&mut self, policy: ZeroDates);
     fn set_out_of_range(&mut self, policy: OutOfRange);
     fn check_name(&self, name: &TableName) -> Result<()>;

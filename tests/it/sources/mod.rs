@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use mysql::prelude::Queryable;
 use planetscale_ingest::{ColumnType, IngestOptions, MalformedText, Report, Sink, Source, TableState, ValueRef, ingest};
 
 /// A URI of a file.
@@ -67,6 +68,144 @@ fn moved(source: &str, destination: &str, options: &IngestOptions) -> Report {
 fn types(source: &Source, table: &str) -> BTreeMap<String, String> {
     let table = source.table(table).unwrap();
     table.columns().iter().map(|column| (column.name().to_owned(), column.column_type().to_string())).collect()
+}
+
+/// A cell in a form in which it does not matter which database it comes from.
+fn common(cell: &Option<String>, column_type: &str) -> Option<String> {
+    let cell = cell.as_ref()?;
+    Some(match column_type {
+        "boolean" => cell.replace("true", "1").replace("false", "0"),
+        "float" => cell.parse::<f32>().unwrap().to_string(),
+        "double" => cell.parse::<f64>().unwrap().to_string(),
+        _ if column_type.starts_with("bit(") && cell.len() == column_type[4..column_type.len() - 1].parse::<usize>().unwrap() => {
+            u64::from_str_radix(cell, 2).unwrap().to_string()
+        }
+        _ if ["datetime", "timestamp", "time("].iter().any(|name| column_type.starts_with(name)) && cell.contains('.') => {
+            cell.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+        _ => cell.clone(),
+    })
+}
+
+#[test]
+fn a_file_is_not_moved_into_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.db");
+    rusqlite::Connection::open(&file).unwrap().execute_batch("create table t (a integer primary key)").unwrap();
+    let link = folder.path().join("link.db");
+    std::fs::hard_link(&file, &link).ok();
+    let source = Source::open(&uri("sqlite", &file)).unwrap();
+    let mut sink = Sink::open(&uri("sqlite", &folder.path().join(".").join("x.db"))).unwrap();
+    let error = ingest(&source, &mut sink, &IngestOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), planetscale_ingest::ErrorKind::Config);
+}
+
+/// Keys in an interval, from each kind of file, against those that are expected.
+fn keys_between(source: &Source, table: &str, column: &str, start: Option<&str>, end: Option<&str>) -> Vec<i64> {
+    let table = Arc::new(source.table(table).unwrap());
+    let mut keys: Vec<i64> = Vec::new();
+    for batch in source.rows_between(table, column, start, end).unwrap() {
+        let batch = batch.unwrap();
+        keys.extend(batch.rows().map(|row| match row.value(0) {
+            ValueRef::Int(key) => key,
+            other => panic!("{other:?}"),
+        }));
+    }
+    keys.sort_unstable();
+    keys
+}
+
+/// Rows 1 to 6; in row 5 all is NULL, and in row 6 the date is one that MySQL does not have where that can be.
+const INTERVALS: &[(&str, Option<&str>, Option<&str>, &[i64])] = &[
+    ("n", Some("-5"), Some("7"), &[1, 2]),
+    ("n", Some("8"), None, &[3, 4, 6]),
+    ("n", None, None, &[1, 2, 3, 4, 6]),
+    ("c", Some("0.005"), Some("9.99"), &[2, 3]),
+    ("c", None, Some("-0.01"), &[1, 6]),
+    ("f", Some("0.1"), Some("1e300"), &[2, 3]),
+    ("day", Some("2024-01-01"), Some("2024-02-29"), &[1, 2]),
+    ("day", Some("2024-02-29"), None, &[2, 3, 4]),
+    ("moment", Some("2024-01-01 00:00:00.5"), Some("2024-01-01 00:00:01"), &[2, 3]),
+    ("moment", None, Some("2024-01-01"), &[1]),
+    ("txt", Some("B"), Some("a"), &[2, 3]),
+    ("txt", Some("b"), None, &[4, 6]),
+];
+
+const ROWS: &str =
+    "(1, -5, -0.01, 0, '2024-01-01', '2024-01-01 00:00:00', 'A'), (2, 7, 0.01, 0.1, '2024-02-29', '2024-01-01 00:00:00.5', 'B'),
+    (3, 8, 9.99, 1e300, '2024-03-01', '2024-01-01 00:00:01', 'a'), (4, 9, 10, 2e300, '9999-12-31', '2024-01-01 00:00:01.000001', 'b'),
+    (5, null, null, null, null, null, null)";
+
+#[test]
+fn intervals_of_files_are_the_same_whatever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, duckdb) = (folder.path().join("x.db"), folder.path().join("x.duckdb"));
+    let columns = "id integer primary key, n bigint, c decimal(10,2), f double, day date, moment timestamp, txt varchar";
+    rusqlite::Connection::open(&sqlite)
+        .unwrap()
+        .execute_batch(&format!(
+            "create table t ({columns} collate nocase); insert into t values {ROWS}; insert into t values (6, 10, -7, -1, null, null, 'ü')"
+        ))
+        .unwrap();
+    ::duckdb::Connection::open(&duckdb)
+        .unwrap()
+        .execute_batch(&format!(
+            "create table t ({columns} collate nocase); insert into t values {ROWS};
+             insert into t values (6, 10, -7, -1, 'infinity', '-infinity', 'ü')"
+        ))
+        .unwrap();
+    for (scheme, path) in [("sqlite", &sqlite), ("duckdb", &duckdb)] {
+        let source = Source::open(&uri(scheme, path)).unwrap();
+        for (column, start, end, expected) in INTERVALS {
+            assert_eq!(keys_between(&source, "t", column, *start, *end), *expected, "{scheme}: {column} from {start:?} to {end:?}");
+        }
+    }
+}
+
+#[test]
+fn what_this_crate_has_written_comes_back_as_it_was() {
+    const TABLE: &str = "source_back";
+    let server = crate::support::servers::mysql();
+    let mut conn = server.conn();
+    for sql in [
+        "use commerce".to_owned(),
+        format!("drop table if exists {TABLE}"),
+        format!(
+            "create table {TABLE} (id int primary key, a tinyint unsigned, b bigint unsigned, c decimal(18,4), d decimal(65,30), e float, f double,
+                 g bit(12), h date, i datetime(3), j timestamp(6) null, k time(6), l year, m varchar(20), n varbinary(20), o enum('x','it''s'),
+                 p set('x','y'), q json, r point, s bit(64), t smallint, u mediumint)"
+        ),
+        format!(
+            "insert into {TABLE} values
+             (1, 255, 18446744073709551615, -99999999999999.9999, -1.5, 3.99, -1e300, b'100000000001', '0001-01-01', '9999-12-31 23:59:59.999',
+                 '2038-01-19 03:14:07.999999', '-838:59:59.000000', 2155, 'ü☃', x'00ff', 'it''s', 'x,y', '{{\"a\": [1, null]}}', point(1, 2),
+                 0xffffffffffffffff, -32768, 8388607),
+             (2, 0, 0, 0, 0, 0, 0, 0, '2024-02-29', '1000-01-01', '1970-01-01 00:00:01', '838:59:59.0', 0, '', '', 'x', '', '[]', point(-1, 0), 0, 0, 0),
+             (3, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)"
+        ),
+    ] {
+        conn.query_drop(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    let from = Source::open(&server.uri("commerce")).unwrap();
+    let (expected, declared) = (read(&from, TABLE), from.table(TABLE).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    for (scheme, more) in [("duckdb", ""), ("duckdb", "?enum_type=enum"), ("sqlite", "")] {
+        let file = uri(scheme, &folder.path().join(format!("copy.{scheme}{}", more.len())));
+        moved(&server.uri("commerce"), &format!("{file}{more}"), &IngestOptions::new().with_tables([TABLE]));
+        let copy = Source::open(&file).unwrap();
+        assert_eq!(copy.tables().unwrap().len(), 1);
+        let mut found = read(&copy, TABLE);
+        found.sort();
+        for (found, expected) in found.iter().zip(&expected) {
+            for ((found, expected), column) in found.iter().zip(expected).zip(declared.columns()) {
+                let column_type = column.column_type().to_string();
+                let [found, expected] = [found, expected].map(|cell| common(cell, &column_type));
+                assert_eq!(found, expected, "{scheme}{more}: {}", column.name());
+            }
+        }
+        assert_eq!(found.len(), expected.len());
+    }
+    conn.query_drop(format!("drop table {TABLE}")).unwrap();
 }
 
 #[test]

@@ -101,3 +101,21 @@ fn rows_that_a_policy_hides_and_tables_that_may_not_be_read_are_errors() {
     assert_eq!(refused(&source, "hidden").kind(), ErrorKind::Source);
     server.exec("set client_min_messages = error; drop schema source_rights cascade");
 }
+
+#[test]
+fn intervals_are_those_of_all_other_sources() {
+    let server = postgres();
+    server.fresh_schema("source_intervals");
+    server.exec(&format!(
+        "create table source_intervals.t (id integer primary key, n bigint, c decimal(10,2), f float8, day date, moment timestamp, txt varchar);
+         insert into source_intervals.t values {};
+         insert into source_intervals.t values (6, 10, -7, -1, 'infinity', '0044-03-15 10:00:00 BC', 'ü')",
+        crate::sources::ROWS
+    ));
+    let source = Source::open(&server.uri("schema=source_intervals")).unwrap();
+    for (column, start, end, expected) in crate::sources::INTERVALS {
+        let found = crate::sources::keys_between(&source, "t", column, *start, *end);
+        assert_eq!(found, *expected, "{column} from {start:?} to {end:?}");
+    }
+    server.exec("set client_min_messages = error; drop schema source_intervals cascade");
+}

@@ -2,7 +2,7 @@
 
 use planetscale_ingest::{ErrorKind, IngestOptions, Source, TableState, ValueChange, ZeroDates, ingest};
 
-use crate::sources::{moved, read, refused, types, uri};
+use crate::sources::{common, moved, read, refused, types, uri};
 use crate::support::postgres::postgres;
 
 /// A type, values of it by hand, an expression of random values by `i`, and how a value `v` is printed as this crate does.
@@ -199,23 +199,6 @@ fn every_type_gives_the_values_that_the_server_prints() {
         }
     }
     server.exec(&format!("set client_min_messages = error; drop schema {SCHEMA} cascade"));
-}
-
-/// A cell in a form in which it does not matter which database it comes from.
-fn common(cell: &Option<String>, column_type: &str) -> Option<String> {
-    let cell = cell.as_ref()?;
-    Some(match column_type {
-        "boolean" => cell.replace("true", "1").replace("false", "0"),
-        "float" => cell.parse::<f32>().unwrap().to_string(),
-        "double" => cell.parse::<f64>().unwrap().to_string(),
-        _ if column_type.starts_with("bit(") && cell.len() == column_type[4..column_type.len() - 1].parse::<usize>().unwrap() => {
-            u64::from_str_radix(cell, 2).unwrap().to_string()
-        }
-        _ if ["datetime", "timestamp", "time("].iter().any(|name| column_type.starts_with(name)) && cell.contains('.') => {
-            cell.trim_end_matches('0').trim_end_matches('.').to_owned()
-        }
-        _ => cell.clone(),
-    })
 }
 
 #[test]
