@@ -115,8 +115,11 @@ fn keys_between(source: &Source, table: &str, column: &str, start: Option<&str>,
     keys
 }
 
+/// A column, a start and an end, and the keys of the rows between.
+type Between = (&'static str, Option<&'static str>, Option<&'static str>, &'static [i64]);
+
 /// Rows 1 to 6; in row 5 all is NULL, and in row 6 the date is one that MySQL does not have where that can be.
-const INTERVALS: &[(&str, Option<&str>, Option<&str>, &[i64])] = &[
+const INTERVALS: &[Between] = &[
     ("n", Some("-5"), Some("7"), &[1, 2]),
     ("n", Some("8"), None, &[3, 4, 6]),
     ("n", None, None, &[1, 2, 3, 4, 6]),
