@@ -65,6 +65,7 @@ mod queue;
 mod report;
 mod retry;
 mod schema;
+mod server;
 mod sink;
 mod source;
 mod tls;
@@ -80,8 +81,8 @@ pub use error::{Error, ErrorKind, PositionFault, Result};
 pub use gtid::{GtidSet, ServerUuid};
 pub use ingest::{IngestOptions, Progress, Strategy, ingest};
 pub use options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
-    Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
+    TabletType, TimeType, Workload,
 };
 pub use place::{IntervalType, SqliteTypes};
 pub use policy::{ChangedValues, MalformedText, OutOfRange, ValueChange, ZeroDates};

@@ -113,6 +113,8 @@ pub enum SinkOptions {
     DuckDb(DuckDbOptions),
     /// An SQLite database.
     Sqlite(SqliteOptions),
+    /// A database of MySQL, or a keyspace of Vitess or PlanetScale.
+    MySql(MySqlOptions),
 }
 
 /// How to open a DuckDB database.
@@ -164,6 +166,16 @@ pub struct SqliteOptions {
     busy_timeout: Duration,
 }
 
+/// How to write to a database of MySQL, or to a keyspace of Vitess or PlanetScale.
+///
+/// `Debug` hides the password, and no error holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MySqlOptions {
+    /// Boxed, since it is several times as large as what the other destinations need.
+    server: Box<SourceOptions>,
+    connections: u8,
+}
+
 /// Beyond this a deadline is a typing error, and far beyond it adding one to the time overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// A single packet of a copy is 250,000 bytes and more.
@@ -173,6 +185,8 @@ const MAX_MESSAGE_BYTES: u64 = 2_147_483_647;
 /// DuckDB refuses to start with less.
 const MIN_MEMORY_LIMIT_BYTES: u64 = 1 << 20;
 const MAX_THREADS: u16 = 1024;
+/// Each holds a statement that is being written.
+const MAX_CONNECTIONS: u8 = 16;
 
 impl SourceOptions {
     /// A database (in Vitess: a keyspace) on a host name or IP address.
@@ -640,6 +654,13 @@ impl SinkOptions {
                 check_path("the destination's path", &options.path)?;
                 check_timeout("busy_timeout", options.busy_timeout)
             }
+            Self::MySql(options) => {
+                options.server.check()?;
+                if !(1..=MAX_CONNECTIONS).contains(&options.connections) {
+                    return Err(Error::config("`connections` must be a number from 1 to 16"));
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -743,9 +764,101 @@ impl Default for SqliteOptions {
     }
 }
 
+impl MySqlOptions {
+    /// A database (in Vitess: a keyspace) on a host name or IP address.
+    pub fn new(host: impl Into<String>, database: impl Into<String>) -> Self {
+        Self::of_server(SourceOptions::new(host, database))
+    }
+
+    pub(crate) fn of_server(server: SourceOptions) -> Self {
+        Self { server: Box::new(server), connections: 2 }
+    }
+
+    fn map(self, change: impl FnOnce(SourceOptions) -> SourceOptions) -> Self {
+        Self { server: Box::new(change(*self.server)), ..self }
+    }
+
+    /// The port of the MySQL protocol. Default: 3306.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> Self {
+        self.map(|server| server.with_port(port))
+    }
+
+    /// Default: none, which is the anonymous user.
+    #[must_use]
+    pub fn with_user(self, user: impl Into<String>) -> Self {
+        self.map(|server| server.with_user(user))
+    }
+
+    /// Default: none.
+    #[must_use]
+    pub fn with_password(self, password: impl Into<String>) -> Self {
+        self.map(|server| server.with_password(password))
+    }
+
+    /// How the connection is secured; see [`SourceOptions::with_tls`].
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        self.map(|server| server.with_tls(tls))
+    }
+
+    /// A file with the certificates, in PEM form, of the only authorities to trust. Default: the system's.
+    #[must_use]
+    pub fn with_tls_ca(self, file: impl Into<PathBuf>) -> Self {
+        self.map(|server| server.with_tls_ca(file))
+    }
+
+    /// Files with the client's certificate chain and its private key, in PEM form. Default: none.
+    #[must_use]
+    pub fn with_client_certificate(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.map(|server| server.with_client_certificate(certificate, key))
+    }
+
+    /// How long each connection may take until it is ready, TLS and login included; up to 24 hours. Default: 10 s.
+    #[must_use]
+    pub fn with_connect_timeout(self, timeout: Duration) -> Self {
+        self.map(|server| server.with_connect_timeout(timeout))
+    }
+
+    /// How long the server may take to answer a statement; up to 24 hours. Default: 5 minutes.
+    #[must_use]
+    pub fn with_read_timeout(self, timeout: Duration) -> Self {
+        self.map(|server| server.with_read_timeout(timeout))
+    }
+
+    /// How long a statement that can be repeated is tried again where the connection broke or the server was busy; up to 24 hours. Default: 2 minutes.
+    #[must_use]
+    pub fn with_retry_timeout(self, timeout: Duration) -> Self {
+        self.map(|server| server.with_retry_timeout(timeout))
+    }
+
+    /// How many connections write side by side where the order of rows does not matter, 1 to 16. Default: 2.
+    #[must_use]
+    pub fn with_connections(mut self, connections: u8) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How many connections write side by side.
+    pub fn connections(&self) -> u8 {
+        self.connections
+    }
+
+    /// How the server is reached.
+    pub fn server(&self) -> &SourceOptions {
+        &self.server
+    }
+}
+
 impl From<DuckDbOptions> for SinkOptions {
     fn from(options: DuckDbOptions) -> Self {
         Self::DuckDb(options)
+    }
+}
+
+impl From<MySqlOptions> for SinkOptions {
+    fn from(options: MySqlOptions) -> Self {
+        Self::MySql(options)
     }
 }
 

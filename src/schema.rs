@@ -185,6 +185,7 @@ impl Table {
     pub(crate) fn with_column_type(mut self, index: usize, column_type: ColumnType) -> Self {
         if let Some(column) = self.columns.get_mut(index) {
             column.column_type = column_type;
+            column.declared = None;
         }
         self
     }
@@ -205,7 +206,7 @@ impl Table {
 }
 
 /// A column as the source declares it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Column {
     name: String,
     column_type: ColumnType,
@@ -214,17 +215,39 @@ pub struct Column {
     collation: Option<String>,
     /// It is text at the source, whose bytes are read as they are.
     text_as_bytes: bool,
+    /// MySQL's `COLUMN_TYPE`, where the source is MySQL.
+    declared: Option<String>,
+}
+
+impl PartialEq for Column {
+    /// Without the declaration: FIELD events and versions of MySQL spell one and the same type differently, as in `int` and `int(11)`.
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |column: &Self| (column.nullable, column.generated, column.text_as_bytes);
+        (&self.name, &self.column_type, &self.collation) == (&other.name, &other.column_type, &other.collation)
+            && parts(self) == parts(other)
+    }
 }
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, column_type: ColumnType, nullable: bool) -> Self {
-        Self { name: name.into(), column_type, nullable, generated: false, collation: None, text_as_bytes: false }
+        Self { name: name.into(), column_type, nullable, generated: false, collation: None, text_as_bytes: false, declared: None }
     }
 
     #[must_use]
     pub(crate) fn with_collation(mut self, collation: Option<String>) -> Self {
         self.collation = collation;
         self
+    }
+
+    /// The type as MySQL declares it, which tells more than [`ColumnType`] does: `CHAR` from `VARCHAR`, `TEXT` from `LONGTEXT`.
+    #[must_use]
+    pub(crate) fn with_declared(mut self, declared: Option<String>) -> Self {
+        self.declared = declared;
+        self
+    }
+
+    pub(crate) fn declared(&self) -> Option<&str> {
+        self.declared.as_deref()
     }
 
     #[must_use]
@@ -239,6 +262,7 @@ impl Column {
         if matches!(self.column_type, ColumnType::Text { .. }) {
             self.column_type = ColumnType::Binary { fixed: None };
             self.text_as_bytes = true;
+            self.declared = None;
         }
         self
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::options::{
-    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, SinkOptions, SourceOptions, SqliteOptions, TabletType, TimeType,
-    Workload,
+    CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
+    TabletType, TimeType, Workload,
 };
 use crate::place::{IntervalType, SqliteTypes};
 use crate::tls::Tls;
@@ -73,7 +73,7 @@ impl SourceOptions {
     /// | `interval_type` | `duckdb` | `time`, `text` | `time` |
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range; parameters
+    /// [`Config`](crate::ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range; parameters
     /// contradict each other. The text names the parameter and never holds the password, even if that is why the URI cannot be read.
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SOURCES)?;
@@ -83,6 +83,16 @@ impl SourceOptions {
             "duckdb" | "sqlite" => return Self::from_file_uri(scheme, rest),
             _ => return Err(unknown_scheme(SOURCES)),
         };
+        let (mut options, mut parameters) = Self::of_server(rest, Role::Source, scheme)?;
+        if is_capture {
+            options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Reads what follows `://`, but for the parameters that only one use of a server has.
+    fn of_server(rest: &str, role: Role, scheme: &str) -> Result<(Self, Parameters)> {
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         // A password with one of these three in it ends the authority early, and the `@` that follows it is now here. From here on
         // nothing can be a piece of the password.
@@ -115,7 +125,7 @@ impl SourceOptions {
             }
         }
 
-        let mut parameters = Parameters::parse(query, Role::Source, scheme)?;
+        let mut parameters = Parameters::parse(query, role, scheme)?;
         if is_postgres {
             options = options.with_postgres_parameters(&mut parameters)?;
         }
@@ -137,11 +147,7 @@ impl SourceOptions {
         if let Some(timeout) = parameters.duration("retry_timeout")? {
             options = options.with_retry_timeout(timeout);
         }
-        if is_capture {
-            options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
-        }
-        options.check()?;
-        Ok(options)
+        Ok((options, parameters))
     }
 }
 
@@ -258,7 +264,7 @@ impl CaptureOptions {
 }
 
 impl SinkOptions {
-    /// Reads a URI: `duckdb://` or `sqlite://`, then the path of the database file.
+    /// Reads a URI: `duckdb://` or `sqlite://`, then the path of the database file; or `mysql://user:password@host:port/database`, as for a source.
     ///
     /// The path is all that follows `://`: `duckdb:///data/shop.duckdb` is `/data/shop.duckdb`, `duckdb://shop.duckdb` is `shop.duckdb` in
     /// the working directory, and `duckdb://:memory:` a database that ends with the connection. In it `%`, `?` and `#` have to be
@@ -271,17 +277,28 @@ impl SinkOptions {
     /// | `time_type` | `duckdb` | `interval`, `text` | `interval` |
     /// | `enum_type` | `duckdb` | `varchar`, `enum` | `varchar` |
     /// | `busy_timeout` | `sqlite` | 1ms to 24h | `5s` |
+    /// | `connections` | `mysql` | 1 to 16 that write side by side where order does not matter | 2 |
+    ///
+    /// `mysql://` also takes the parameters of a source: `tls`, `tls_ca`, `tls_cert`, `tls_key`, `connect_timeout`, `read_timeout`, `retry_timeout`.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range.
-    /// [`Unsupported`](ErrorKind::Unsupported): the destination is MySQL. No text holds a password.
+    /// [`Config`](crate::ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range. No text holds a
+    /// password.
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SINKS)?;
         match scheme {
             "duckdb" | "sqlite" => {}
             "mysql" => {
-                let message = format!("`mysql://` is not supported yet as a destination; the scheme of a destination is {SINKS}");
-                return Err(Error::new(ErrorKind::Unsupported, message));
+                let (server, mut parameters) = SourceOptions::of_server(rest, Role::Sink, scheme)?;
+                let mut options = MySqlOptions::of_server(server);
+                if let Some(connections) = parameters.take("connections") {
+                    let connections = parse_number(&connections).and_then(|connections| u8::try_from(connections).ok());
+                    let wrong = || Error::config("`connections` must be a number from 1 to 16");
+                    options = options.with_connections(connections.ok_or_else(wrong)?);
+                }
+                let options = Self::from(options);
+                options.check()?;
+                return Ok(options);
             }
             "mysql+cdc" | "postgresql" => {
                 return Err(Error::config(format!("`{scheme}://` is a source; the scheme of a destination is {SINKS}")));
@@ -320,7 +337,7 @@ impl SinkOptions {
 }
 
 const SOURCES: &str = "`mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`";
-const SINKS: &str = "`duckdb://` or `sqlite://`";
+const SINKS: &str = "`duckdb://`, `sqlite://` or `mysql://`";
 
 /// What a URI is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,11 +382,19 @@ const SOURCE_PARAMETERS: &[Known] = &[
 
 /// Every parameter of a destination, and the schemes that take it.
 const SINK_PARAMETERS: &[Known] = &[
+    ("tls", &["mysql"]),
+    ("tls_ca", &["mysql"]),
+    ("tls_cert", &["mysql"]),
+    ("tls_key", &["mysql"]),
+    ("connect_timeout", &["mysql"]),
+    ("read_timeout", &["mysql"]),
+    ("retry_timeout", &["mysql"]),
     ("memory_limit", &["duckdb"]),
     ("threads", &["duckdb"]),
     ("time_type", &["duckdb"]),
     ("enum_type", &["duckdb"]),
     ("busy_timeout", &["sqlite"]),
+    ("connections", &["mysql"]),
 ];
 
 type Known = (&'static str, &'static [&'static str]);
@@ -629,6 +654,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ErrorKind;
 
     fn shop() -> SourceOptions {
         SourceOptions::new("h", "shop")
@@ -1027,10 +1053,10 @@ mod tests {
     #[test]
     fn sink_uris_that_are_wrong_say_what_is_wrong() {
         let cases = [
-            ("", "not a URI: it has to begin with `duckdb://` or `sqlite://`"),
+            ("", "not a URI: it has to begin with `duckdb://`, `sqlite://` or `mysql://`"),
             ("/data/shop.duckdb", "not a URI"),
             ("duckdb:/data/shop.duckdb", "not a URI"),
-            ("file:///x", "scheme is unknown: expected `duckdb://` or `sqlite://`"),
+            ("file:///x", "scheme is unknown: expected `duckdb://`, `sqlite://` or `mysql://`"),
             ("mysql+cdc://h/shop?grpc_port=1", "`mysql+cdc://` is a source"),
             ("duckdb://", "path is missing"),
             ("duckdb://?threads=1", "path is missing"),
@@ -1063,9 +1089,26 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config, "{uri}");
             assert!(error.to_string().contains(fragment), "{uri}: {error}");
         }
-        let error = SinkOptions::from_uri("mysql://u:p@h/shop").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("not supported yet as a destination"), "{error}");
+    }
+
+    #[test]
+    fn a_mysql_destination_takes_what_a_source_does_and_its_own() {
+        let options = |uri: &str| SinkOptions::from_uri(uri);
+        let expected = MySqlOptions::new("h", "shop").with_port(3307).with_user("u").with_password("p@").with_tls(Tls::Verify);
+        assert_eq!(options("mysql://u:p%40@h:3307/shop?tls=true&connections=4").unwrap(), expected.with_connections(4).into());
+        for (uri, fragment) in [
+            ("mysql://h/shop?connections=0", "`connections` must be a number from 1 to 16"),
+            ("mysql://h/shop?connections=17", "`connections` must be a number from 1 to 16"),
+            ("mysql://h/shop?threads=1", "`threads` is a parameter of `duckdb://`, not of `mysql://` as a destination"),
+            ("mysql://h/shop?grpc_port=1", "`grpc_port` is a parameter of `mysql+cdc://`, not of `mysql://` as a destination"),
+            ("mysql://h/", "the database is missing"),
+            ("mysql://h:0/shop", "the port"),
+        ] {
+            let error = options(uri).unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains(fragment), "{uri}: {error}");
+        }
+        let error = SourceOptions::from_uri("mysql://h/shop?connections=2").unwrap_err();
+        assert!(error.to_string().contains("`connections` is a parameter of `mysql://` as a destination, not of `mysql://`"), "{error}");
     }
 
     /// Every character with a meaning in URIs, around words that stand in no message.

@@ -36,6 +36,7 @@ impl File {
         let (kind, path, is_built) = match options {
             SinkOptions::DuckDb(options) => ("DuckDB", options.path(), cfg!(feature = "duckdb")),
             SinkOptions::Sqlite(options) => ("SQLite", options.path(), cfg!(feature = "sqlite")),
+            SinkOptions::MySql(_) => return Err(Error::config("a server is no file")),
         };
         let not_built = || Error::new(ErrorKind::Unsupported, format!("built without the feature `{}`", kind.to_lowercase()));
         if !is_built {
@@ -50,7 +51,6 @@ impl File {
             SinkOptions::DuckDb(options) => duckdb::DuckDb::open(options, &path).map(|opened| Box::new(opened) as _),
             #[cfg(feature = "sqlite")]
             SinkOptions::Sqlite(options) => sqlite::Sqlite::open(options, &path).map(|opened| Box::new(opened) as _),
-            #[cfg(not(all(feature = "duckdb", feature = "sqlite")))]
             _ => Err(not_built()),
         };
         Ok(Self { destination: destination?, known: BTreeMap::new(), _lease: lease })

@@ -39,6 +39,7 @@ mod frontier;
 mod lease;
 mod load;
 mod merge;
+mod mysql;
 mod reduce;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -355,7 +356,12 @@ impl Sink {
     /// As [`Sink::open`].
     pub fn open_with(options: &SinkOptions) -> Result<Self> {
         options.check()?;
-        Ok(Self { store: Box::new(file::File::open(options)?) })
+        Ok(Self {
+            store: match options {
+                SinkOptions::MySql(options) => Box::new(mysql::MySql::open(options)?),
+                _ => Box::new(file::File::open(options)?),
+            },
+        })
     }
 
     /// What becomes of dates that no calendar has. Default: [`ZeroDates::Null`].

@@ -13,7 +13,7 @@ use crate::schema::Table;
 use crate::{Error, ErrorKind, Result};
 
 /// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
-const BATCH_BYTES: usize = 4 << 20;
+pub(crate) const BATCH_BYTES: usize = 4 << 20;
 
 /// Bytes of batches that wait for the caller. One more batch is being filled and one is being worked on.
 const WAITING_BYTES: usize = 48 << 20;

@@ -306,7 +306,7 @@ fn programs_name_what_is_wrong_with_a_uri() {
         }
         run("capture_changes", &[source, "orders", folder.path().join("position").to_str().unwrap()]).failed_with(expected);
     }
-    run("resume", &[&shop.cdc_uri(), "duck:///x"]).failed_with("expected `duckdb://` or `sqlite://`");
+    run("resume", &[&shop.cdc_uri(), "duck:///x"]).failed_with("expected `duckdb://`, `sqlite://` or `mysql://`");
 }
 
 #[test]

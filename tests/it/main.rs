@@ -14,6 +14,8 @@ mod examples;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod full;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod into_mysql;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod large;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod network;

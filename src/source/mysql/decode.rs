@@ -5,10 +5,10 @@
 
 use mysql::Value;
 
-use super::connect::kind_of;
 use crate::batch::ColumnData;
 use crate::policy::MalformedText;
 use crate::schema::ColumnType;
+use crate::server::kind_of;
 use crate::source::charset::Charset;
 use crate::value::{DateTime, Time};
 use crate::{Error, Result};

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::connect::Connection;
 use super::{read, schema};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::schema::Table;
+use crate::server::Connection;
 use crate::source::patience::{Patience, unless};
 use crate::source::rows::{Interrupt, Rows};
 use crate::source::server::ServerKind;

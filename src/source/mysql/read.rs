@@ -5,22 +5,22 @@ use std::sync::Arc;
 use mysql::prelude::{Protocol, Queryable};
 use mysql::{QueryResult, Value};
 
-use super::connect::{Connection, query_error};
+use super::decode;
 use super::origin::{BROKEN, interrupt_of};
-use super::{decode, interval};
 use crate::batch::Batch;
 use crate::policy::MalformedText;
 use crate::schema::{Column, ColumnType, Table};
+use crate::server::{Connection, condition, query_error, quoted};
 use crate::source::Reading;
 use crate::source::charset::Charset;
-use crate::source::rows::{Outlet, Rows};
+use crate::source::rows::{BATCH_BYTES, Outlet, Rows};
 use crate::{Error, Result};
 
 /// Reads the rows of a table over a connection of its own.
 pub(crate) fn rows(mut connection: Connection, table: Arc<Table>, reading: &Reading) -> Result<Rows> {
     let malformed = reading.malformed_text;
     let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
-    let condition = reading.interval.as_ref().map(|interval| format!(" WHERE {}", interval::condition(interval))).unwrap_or_default();
+    let condition = reading.interval.as_ref().map(|interval| format!(" WHERE {}", condition(interval))).unwrap_or_default();
     let interrupt = interrupt_of(&connection);
     let read = Arc::clone(&table);
     Rows::start(table, interrupt, BROKEN, move |outlet| read_table(&mut connection, &read, &condition, malformed, outlet))
@@ -45,6 +45,26 @@ fn read_table(
     // A prepared statement's rows are binary, which saves both ends a third of their time, and FLOAT its digits.
     let statement = conn.prep(sql).map_err(failed)?;
     pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, outlet)
+}
+
+/// Passes on the rows of a stored table, with the columns and types of `table`. `stored` has the same columns with the collations that they have there, `from`
+/// is what follows FROM.
+pub(crate) fn read_stored(
+    connection: &mut Connection,
+    (table, stored): (&Arc<Table>, &Table),
+    from: &str,
+    take: &mut dyn FnMut(Batch) -> Result<()>,
+) -> Result<()> {
+    let forms = Forms::of(stored, MalformedText::Error);
+    let vitess = connection.server().is_vitess();
+    let sql = format!("SELECT {} FROM {from}", selected(stored, vitess));
+    let failed = |cause| query_error(cause, "stored rows cannot be read");
+    let conn = connection.conn();
+    if vitess {
+        return each_batch(conn.query_iter(sql).map_err(failed)?, table, &forms, take);
+    }
+    let statement = conn.prep(sql).map_err(failed)?;
+    each_batch(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, take)
 }
 
 /// The rows of a table of which a condition holds.
@@ -97,6 +117,27 @@ fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, fo
     Ok(())
 }
 
+/// Decodes a result into batches for whoever takes them.
+fn each_batch<P: Protocol>(
+    rows: QueryResult<'_, '_, '_, P>,
+    table: &Arc<Table>,
+    forms: &Forms,
+    take: &mut dyn FnMut(Batch) -> Result<()>,
+) -> Result<()> {
+    let (mut batch, mut scratch) = (Batch::new(Arc::clone(table)), String::new());
+    let mut bytes = 0;
+    for row in rows {
+        let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
+        bytes += push_row(&mut batch, table, forms, &row, &mut scratch)?;
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            let next = Batch::with_capacity_of(&batch);
+            take(std::mem::replace(&mut batch, next))?;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { take(batch) }
+}
+
 /// In which form text comes.
 struct Forms {
     /// The character sets of columns whose bytes are asked for, where a server that converts would hide what it cannot; by the table's columns.
@@ -125,6 +166,10 @@ fn charset_of_bytes(column: &Column) -> Option<Charset> {
 
 /// Names every column, since `*` leaves out invisible ones.
 fn select(table: &Table, vitess: bool) -> String {
+    format!("SELECT {} FROM {}", selected(table, vitess), quoted(table.name()))
+}
+
+fn selected(table: &Table, vitess: bool) -> String {
     let columns: Vec<String> = table
         .columns()
         .iter()
@@ -138,12 +183,7 @@ fn select(table: &Table, vitess: bool) -> String {
             }
         })
         .collect();
-    format!("SELECT {} FROM {}", columns.join(", "), quoted(table.name()))
-}
-
-/// A name as MySQL's statements take it, whatever it holds.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
+    columns.join(", ")
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::connect::Connection;
 use crate::schema::{Column, ColumnType, Table};
+use crate::server::Connection;
 use crate::{Error, ErrorKind, Result};
 
 const TABLES: &str = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = database()";
@@ -67,7 +67,8 @@ fn assemble(names: &[&String], columns: Vec<Vec<Option<String>>>, keys: Vec<Vec<
         let generated = extra.to_ascii_uppercase().split(' ').any(|word| word == "GENERATED");
         let column = Column::new(name, column_type, nullable == "YES")
             .generated(generated)
-            .with_collation((!collation.is_empty()).then_some(collation));
+            .with_collation((!collation.is_empty()).then_some(collation))
+            .with_declared(Some(declared));
         columns_of.entry(table).or_default().insert(ordinal_of(&ordinal)?, column);
     }
     let mut key_of: HashMap<String, BTreeMap<u32, String>> = HashMap::new();

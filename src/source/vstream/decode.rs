@@ -58,7 +58,11 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table
         match known {
             None => {
                 let collation = declared_collation(declared, &field.name).map(str::to_owned);
+                // Older servers leave it out, or say it in another form.
+                let is_declared = ColumnType::parse(&field.column_type).is_ok_and(|declared| declared == column_type);
+                let spelling = is_declared.then(|| field.column_type.to_string());
                 let column = Column::new(&field.name, column_type, field.flags & NOT_NULL == 0).with_collation(collation);
+                let column = column.with_declared(spelling);
                 difference.added.push(if malformed == MalformedText::Bytes { column.into_bytes() } else { column });
             }
             // A shard whose table is not widened yet says so after another's has been.

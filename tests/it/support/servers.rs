@@ -101,7 +101,8 @@ pub fn wait_for_column(conn: &mut Conn, table: &str, column: &str) {
 }
 
 impl Server {
-    fn find(name: String) -> Self {
+    /// One that is up, by the name that `tests/servers/cluster` knows it by.
+    pub fn find(name: String) -> Self {
         let said = cluster(&["env", &name, "--json"]);
         let said = said.unwrap_or_else(|error| panic!("the servers are not up: run tests/servers/up ({error})"));
         let values: Value = serde_json::from_str(&said).expect("`cluster env --json` prints JSON");

@@ -151,8 +151,13 @@ impl Connection {
         self.conn.query_drop(sql).map_err(|cause| query_error(cause, "a statement about the session failed"))
     }
 
-    pub(super) fn conn(&mut self) -> &mut Conn {
+    pub(crate) fn conn(&mut self) -> &mut Conn {
         &mut self.conn
+    }
+
+    /// How many rows the last statement changed.
+    pub(crate) fn affected_rows(&self) -> u64 {
+        self.conn.affected_rows()
     }
 
     /// A handle by which another thread can end what this connection waits for.
@@ -191,7 +196,7 @@ fn text_of(value: mysql::Value) -> Result<Option<String>> {
 }
 
 /// What a value is, without the value.
-pub(super) fn kind_of(value: &mysql::Value) -> &'static str {
+pub(crate) fn kind_of(value: &mysql::Value) -> &'static str {
     match value {
         mysql::Value::NULL => "NULL",
         mysql::Value::Bytes(_) => "string",
@@ -492,12 +497,12 @@ const TABLET_AWAY: &[&str] = &[
     "errno 2013",
 ];
 
-fn is_tablet_away(refusal: &mysql::MySqlError) -> bool {
+pub(crate) fn is_tablet_away(refusal: &mysql::MySqlError) -> bool {
     TABLET_AWAY.iter().any(|fragment| refusal.message.contains(fragment))
 }
 
 /// An error of a statement. The server's own text can quote values, so only its number is passed on.
-pub(super) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> Error {
+pub(crate) fn query_error(error: mysql::Error, attempted: impl Into<String>) -> Error {
     let attempted = attempted.into();
     match error {
         mysql::Error::MySqlError(refusal) => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::read::quoted;
+use super::quoted;
 use crate::interval::{BoundValue, Interval};
 use crate::schema::ColumnType;
 
@@ -10,7 +10,7 @@ use crate::schema::ColumnType;
 ///
 /// Values are written so that MySQL compares them with the column's in the column's own type, and exactly. Text is compared by its bytes in UTF-8: a
 /// destination could not repeat what a collation finds equal, or less.
-pub(super) fn condition(interval: &Interval) -> String {
+pub(crate) fn condition(interval: &Interval) -> String {
     let column = interval.column();
     let name = quoted(column.name());
     let compared = match column.column_type() {

@@ -1,0 +1,263 @@
+//! MySQL, and Vitess and PlanetScale, which are recognised by what the server says of itself.
+//!
+//! **What is atomic.** MySQL has transactions, so that a load becomes visible at once: a replacing one fills a staging table in committed chunks on several
+//! connections and swaps it in by one `RENAME TABLE`; the others are one transaction. Vitess ends long transactions, and has none over several shards, so
+//! that there rows become visible chunk by chunk and an error says how many are stored; only where an unsharded keyspace lets tables be made does a replacing
+//! load swap there too.
+//!
+//! **Tables that cannot be made.** Where the server lets nobody change tables by statements (a branch with safe migrations), or not this user, a table that is
+//! there is kept: its rows are deleted and inserted. One that is missing is an error that holds the statements to deploy.
+//!
+//! **Statements.** Rows go in by multi-row `INSERT`s of about a thousand rows or a mebibyte, divided where the server says that it was too much. `LOAD DATA
+//! LOCAL` is no faster, needs a setting of the server, and Vitess does not have it.
+
+mod chunk;
+mod encode;
+mod lease;
+mod load;
+mod pool;
+mod session;
+mod stored;
+mod table;
+mod types;
+
+use std::sync::Arc;
+
+use self::chunk::Limits;
+use self::lease::Lease;
+use self::session::{Fault, Session};
+use self::table::{DestTable, qualified};
+use self::types::Purpose;
+use super::checkpoint::StoredPosition;
+use super::store::{Highest, LoadPlan, Loading, Merging, Store};
+use super::{Deletes, OWN_PREFIX};
+use crate::batch::Batch;
+use crate::options::{MySqlOptions, SourceOptions};
+use crate::policy::{OutOfRange, ZeroDates};
+use crate::schema::{Column, ColumnType, Table, TableName};
+use crate::server::quoted;
+use crate::{Error, ErrorKind, Result};
+
+/// The longest name of a table.
+const LONGEST_NAME: usize = 64;
+
+/// A database of MySQL, or a keyspace of Vitess.
+pub(super) struct MySql {
+    session: Session,
+    options: MySqlOptions,
+    zero_dates: ZeroDates,
+    limits: Arc<Limits>,
+    is_sharded: bool,
+    lease: Lease,
+}
+
+/// What came of making a table.
+enum Made {
+    Made,
+    /// Nobody, or not this user, may make one.
+    Refused(Error),
+}
+
+impl MySql {
+    pub(super) fn open(options: &MySqlOptions) -> Result<Self> {
+        let lease = Lease::open(options.server())?;
+        let mut session = Session::open(options.server())?;
+        let most = session.query("SELECT @@max_allowed_packet")?.into_iter().flatten().flatten().next();
+        let most = most.and_then(|most| most.parse().ok()).unwrap_or(1 << 20);
+        let is_sharded = session.is_vitess() && is_sharded(&mut session, options.server().database())?;
+        Ok(Self {
+            session,
+            options: options.clone(),
+            zero_dates: ZeroDates::default(),
+            limits: Arc::new(Limits::new(most)),
+            is_sharded,
+            lease,
+        })
+    }
+
+    fn server(&self) -> &SourceOptions {
+        self.options.server()
+    }
+
+    fn keyspace(&self) -> String {
+        self.server().database().split([':', '@']).next().unwrap_or_default().to_owned()
+    }
+
+    /// Looks a table up, with its vindexes.
+    fn look_up(&mut self, name: &TableName) -> Result<Option<DestTable>> {
+        let Some(mut found) = table::look_up(&mut self.session, name)? else { return Ok(None) };
+        if self.is_sharded {
+            let keyspace = self.keyspace();
+            found.vindex_columns = table::vindex_columns(&mut self.session, &keyspace, name)?;
+        }
+        Ok(Some(found))
+    }
+
+    /// Makes a table for the rows of another.
+    fn make(&mut self, name: &TableName, table: &Table, purpose: Purpose) -> Result<Made> {
+        let create = types::create_table(&qualified(name), table, purpose);
+        let route = if self.is_sharded { Some(self.route(name, table)?) } else { None };
+        let attempted = format!("table `{name}` cannot be made");
+        for statement in std::iter::once(&create).chain(&route) {
+            match self.session.try_execute(statement, &attempted, &[]) {
+                Ok(_) => {}
+                // The vschema may have it from before.
+                Err(failure) if Some(statement) == route.as_ref() && failure.error.to_string().contains("error 1815 ") => {}
+                Err(failure) if failure.fault == Fault::NoDdl || Some(statement) == route.as_ref() => {
+                    let missing: Vec<&str> = [Some(&create).filter(|_| statement == &create), route.as_ref()]
+                        .into_iter()
+                        .flatten()
+                        .map(String::as_str)
+                        .collect();
+                    let message = format!("{}; deploy it by: {};", failure.error, missing.join("; "));
+                    let error = Error::new(ErrorKind::Sink, message).with_table(name);
+                    return Ok(Made::Refused(error));
+                }
+                Err(failure) => return Err(failure.error.with_table(name)),
+            }
+        }
+        if self.session.is_vitess() {
+            // It knows of a new table a moment after that is there.
+            let sql = format!("SELECT 1 FROM {} LIMIT 1", qualified(name));
+            self.session.wait_until_known(&sql, &attempted).map_err(|error| error.with_table(name))?;
+        }
+        Ok(Made::Made)
+    }
+
+    /// The statement that tells vtgate by which column the rows of a table are spread over the shards: by the first of the key.
+    fn route(&mut self, name: &TableName, table: &Table) -> Result<String> {
+        let Some(column) = table.primary_key().first().map(|&index| &table.columns()[index]) else {
+            let message = format!(
+                "`{name}` is not in the destination, and without a primary key nothing says how its rows are to be spread over the shards: make it, \
+                 with a vindex"
+            );
+            return Err(Error::new(ErrorKind::Schema, message).with_table(name));
+        };
+        let ignores_case = column.collation().is_some_and(|collation| !collation.ends_with("_bin") && collation != "binary");
+        let kind = match column.column_type() {
+            ColumnType::Int { .. } => "hash",
+            // Rows that are the same to the key's collation have to come to the same shard.
+            ColumnType::Text { .. } if ignores_case => "unicode_loose_xxhash",
+            _ => "xxhash",
+        };
+        let keyspace = self.keyspace();
+        let vindexes = self.session.query("SHOW VSCHEMA VINDEXES").unwrap_or_default();
+        let has_kind = |row: &&Vec<Option<String>>| row.get(2).is_some_and(|found| found.as_deref() == Some(kind));
+        let existing = vindexes.iter().find(has_kind).and_then(|row| row.get(1).cloned().flatten());
+        let vindex = existing.unwrap_or_else(|| kind.to_owned());
+        let keyspace = quoted(name.schema().unwrap_or(&keyspace));
+        Ok(format!(
+            "ALTER VSCHEMA ON {keyspace}.{} ADD VINDEX {}({}) USING {kind}",
+            quoted(name.name()),
+            quoted(&vindex),
+            quoted(column.name())
+        ))
+    }
+
+    fn drop_if_exists(&mut self, name: &TableName) -> Result<(), session::Failure> {
+        let attempted = format!("table `{name}` cannot be dropped");
+        self.session.try_execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)), &attempted, &[]).map(drop)
+    }
+}
+
+/// Whether the keyspace has several shards, or is of the kind that can have them.
+fn is_sharded(session: &mut Session, database: &str) -> Result<bool> {
+    let keyspace = database.split([':', '@']).next().unwrap_or_default();
+    if let Ok(rows) = session.query("SHOW VSCHEMA KEYSPACES")
+        && let Some(row) = rows.iter().find(|row| row.first().is_some_and(|name| name.as_deref() == Some(keyspace)))
+    {
+        return Ok(row.get(1).is_some_and(|sharded| sharded.as_deref() == Some("true")));
+    }
+    let prefix = format!("{keyspace}/");
+    let shards = session.query("SHOW VITESS_SHARDS")?.into_iter().flatten().flatten();
+    Ok(shards.filter(|shard| shard.starts_with(&prefix)).count() > 1)
+}
+
+/// A table beside another, by a name that is never too long.
+fn beside(name: &TableName, what: &str) -> TableName {
+    let whole = format!("{OWN_PREFIX}{what}_{}", name.name());
+    if whole.chars().count() <= LONGEST_NAME {
+        return name.sibling(whole);
+    }
+    let kept: String = whole.chars().take(LONGEST_NAME - 9).collect();
+    name.sibling(format!("{kept}_{:08x}", crc32fast::hash(name.name().as_bytes())))
+}
+
+impl Store for MySql {
+    fn set_zero_dates(&mut self, policy: ZeroDates) {
+        self.zero_dates = policy;
+    }
+
+    fn set_out_of_range(&mut self, _policy: OutOfRange) {}
+
+    fn check_name(&self, name: &TableName) -> Result<()> {
+        let refuse = |why: &str| {
+            let message = format!("MySQL has no table that is called `{name}`: {why}: choose another destination table");
+            Err(Error::new(ErrorKind::Unsupported, message).with_table(name))
+        };
+        let text = name.name();
+        if text.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX)) {
+            return refuse(&format!("names that begin with `{OWN_PREFIX}` are those of tables that a run makes for itself"));
+        }
+        if text.is_empty() || text.chars().count() > LONGEST_NAME {
+            return refuse("names have 1 to 64 characters");
+        }
+        if text.ends_with(' ') || text.chars().any(|letter| letter == '\0' || letter > '\u{ffff}') {
+            return refuse("names do not end with a space, nor hold a NUL or characters beyond U+FFFF");
+        }
+        Ok(())
+    }
+
+    fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
+        self.lease.take(name)?;
+        let load = load::MySqlLoad::begin(self, name, table, plan).map_err(|error| error.with_table(name))?;
+        Ok(Box::new(load))
+    }
+
+    fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest> {
+        stored::highest(self, name, column).map_err(|error| error.with_table(name))
+    }
+
+    fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        stored::read(self, name, table, take).map_err(|error| error.with_table(name))
+    }
+
+    fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch> {
+        stored::as_stored(self, name, batch).map_err(|error| error.with_table(name))
+    }
+
+    fn resume(&mut self, name: &TableName, _source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
+        Err(no_capture().with_table(name))
+    }
+
+    fn merge<'a>(&'a mut self, _deletes: Deletes) -> Result<Box<dyn Merging + 'a>> {
+        Err(no_capture())
+    }
+
+    #[cfg(test)]
+    fn destination_for_tests(&mut self) -> &mut dyn super::Destination {
+        unimplemented!("for tests of files")
+    }
+
+    #[cfg(test)]
+    fn stored_in(&self) -> &dyn super::Destination {
+        unimplemented!("for tests of files")
+    }
+}
+
+fn no_capture() -> Error {
+    Error::new(ErrorKind::Unsupported, "MySQL as a destination takes whole tables; change capture goes into DuckDB and SQLite")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_beside_others_have_names_that_are_short_and_differ() {
+        assert_eq!(beside(&TableName::new("t"), "new").name(), "_ingest_new_t");
+        let (one, other) = (TableName::new("ü".repeat(64)), TableName::new(format!("{}a", "ü".repeat(63))));
+        let (one, other) = (beside(&one, "new"), beside(&other, "new"));
+        assert!(one != other && one.name().chars().count() <= LONGEST_NAME);
+    }
+}

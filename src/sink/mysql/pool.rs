@@ -1,0 +1,346 @@
+//! Connections that write chunks side by side, each on a thread of its own.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::chunk::{Chunk, Limits};
+use super::session::{Fault, Session};
+use crate::cancel::Cancel;
+use crate::options::SourceOptions;
+use crate::queue::{self, Receiver, Sender};
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of chunks that wait for a connection.
+const WAITING_BYTES: usize = 16 << 20;
+/// How often a statement that the server ended is tried again as it is, before it is taken for too much.
+const SAME_AGAIN: u32 = 3;
+
+/// How rows are written.
+#[derive(Debug, Clone)]
+pub(super) struct Writing {
+    /// What stands before the rows, up to `VALUES `.
+    pub(super) insert: String,
+    /// What follows them: nothing, or `ON DUPLICATE KEY UPDATE …`.
+    pub(super) suffix: String,
+    /// What follows them where the same rows may be there already, if that is allowed to be so.
+    pub(super) repeat_suffix: Option<String>,
+    /// `SELECT count(*) FROM … WHERE … IN (`, to find out whether rows are there.
+    pub(super) count: Option<String>,
+    /// Whether a repeated row does not count as one row more.
+    pub(super) is_upsert: bool,
+    /// All in one transaction, which begins with these statements; else each statement is one.
+    pub(super) transaction: Option<Vec<String>>,
+    pub(super) table: String,
+    /// Names that errors may repeat after the server.
+    pub(super) names: Vec<String>,
+}
+
+/// What came of all chunks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Finished {
+    /// Rows that were written once more after a connection broke.
+    pub(super) repeated: u64,
+    /// Rows that took the place of others.
+    pub(super) replaced: u64,
+    /// Rows that were deleted as the transaction began.
+    pub(super) deleted: u64,
+}
+
+/// Connections that take chunks.
+pub(super) struct Pool {
+    chunks: Option<Sender<Chunk>>,
+    workers: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    writing: Writing,
+    limits: Arc<Limits>,
+    receiver: Mutex<Receiver<Chunk>>,
+    failed: Mutex<Option<Error>>,
+    is_failed: AtomicBool,
+    /// Rows whose statement has succeeded.
+    stored: AtomicU64,
+    /// Rows that were written once more after a connection broke.
+    repeated: AtomicU64,
+    /// Rows that took the place of others.
+    replaced: AtomicU64,
+    /// Rows that were deleted as the transaction began.
+    deleted: AtomicU64,
+    /// Whether the transaction is to be committed.
+    is_wanted: AtomicBool,
+}
+
+impl Pool {
+    pub(super) fn start(options: &SourceOptions, connections: u8, writing: Writing, limits: Arc<Limits>) -> Result<Self> {
+        let (sender, receiver) = queue::bounded(WAITING_BYTES);
+        let shared = Arc::new(Shared {
+            writing,
+            limits,
+            receiver: Mutex::new(receiver),
+            failed: Mutex::new(None),
+            is_failed: AtomicBool::new(false),
+            stored: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            deleted: AtomicU64::new(0),
+            is_wanted: AtomicBool::new(false),
+        });
+        let mut pool = Self { chunks: Some(sender), workers: Vec::new(), shared };
+        let connections = if pool.shared.writing.transaction.is_some() { 1 } else { connections };
+        for _ in 0..connections {
+            let session = Session::open(options)?;
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new().name("ingest-write".to_owned()).spawn(move || shared.work(session));
+            pool.workers
+                .push(worker.map_err(|cause| Error::new(ErrorKind::Sink, "no thread can be started to write on").with_cause(cause))?);
+        }
+        Ok(pool)
+    }
+
+    /// Hands a chunk over, once there is room for it.
+    ///
+    /// # Errors
+    /// That of a connection that has failed.
+    pub(super) fn write(&self, chunk: Chunk) -> Result<()> {
+        if self.shared.is_failed.load(Ordering::SeqCst) {
+            return Err(self.shared.take_error());
+        }
+        let bytes = chunk.bytes();
+        let sent = self.chunks.as_ref().is_some_and(|chunks| chunks.send(chunk, bytes).is_ok());
+        if sent { Ok(()) } else { Err(self.shared.take_error()) }
+    }
+
+    /// Waits until all is written, and commits it.
+    pub(super) fn finish(&mut self) -> Result<Finished> {
+        self.shared.is_wanted.store(true, Ordering::SeqCst);
+        self.join();
+        if self.shared.is_failed.load(Ordering::SeqCst) {
+            return Err(self.shared.take_error());
+        }
+        let [repeated, replaced, deleted] =
+            [&self.shared.repeated, &self.shared.replaced, &self.shared.deleted].map(|count| count.load(Ordering::SeqCst));
+        Ok(Finished { repeated, replaced, deleted })
+    }
+
+    /// Rows whose statements have succeeded.
+    pub(super) fn stored(&self) -> u64 {
+        self.shared.stored.load(Ordering::SeqCst)
+    }
+
+    fn join(&mut self) {
+        self.chunks = None;
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                self.shared.fail(Error::protocol("the server broke MySQL's protocol"));
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if !self.workers.is_empty() {
+            // What waits is not written any more.
+            self.shared.is_failed.store(true, Ordering::SeqCst);
+            self.join();
+        }
+    }
+}
+
+impl Shared {
+    fn fail(&self, error: Error) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.is_failed.store(true, Ordering::SeqCst);
+    }
+
+    fn take_error(&self) -> Error {
+        let taken = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.unwrap_or_else(|| Error::new(ErrorKind::Sink, format!("writing to `{}` failed before", self.writing.table)))
+    }
+
+    fn next(&self) -> Option<Chunk> {
+        self.receiver.lock().unwrap_or_else(PoisonError::into_inner).recv()
+    }
+
+    fn work(&self, mut session: Session) {
+        let transaction = self.writing.transaction.as_deref();
+        if let Some(first) = transaction
+            && let Err(error) = self.begin(&mut session, first)
+        {
+            self.fail(error);
+        }
+        // After a failure the rest is taken all the same, so that nobody waits for room.
+        while let Some(chunk) = self.next() {
+            if !self.is_failed.load(Ordering::SeqCst)
+                && let Err(error) = self.write(&mut session, &chunk)
+            {
+                self.fail(error);
+            }
+        }
+        if transaction.is_some() {
+            let is_wanted = self.is_wanted.load(Ordering::SeqCst) && !self.is_failed.load(Ordering::SeqCst);
+            let end = if is_wanted { self.commit(&mut session) } else { session.execute("ROLLBACK", "rows cannot be undone").map(drop) };
+            match end {
+                Err(error) if is_wanted => self.fail(error),
+                // The server undoes what is not committed when the connection closes.
+                Err(error) => log::debug!("{error:#}"),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    fn begin(&self, session: &mut Session, first: &[String]) -> Result<()> {
+        session.execute("BEGIN", &format!("no transaction can be begun to write to `{}`", self.writing.table))?;
+        for statement in first {
+            let deleted = self.with_patience(session, |session| {
+                session.try_execute(statement, &format!("rows of `{}` cannot be deleted", self.writing.table), &self.writing.names)
+            })?;
+            self.deleted.fetch_add(deleted, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, session: &mut Session) -> Result<()> {
+        let table = &self.writing.table;
+        match session.try_execute("COMMIT", &format!("rows of `{table}` cannot be committed"), &[]) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.fault == Fault::Lost => {
+                let message = format!(
+                    "the connection broke while rows were committed to `{table}`: either all {} are stored or none",
+                    self.stored.load(Ordering::SeqCst)
+                );
+                Err(Error::new(ErrorKind::Sink, message).with_cause(failure.error))
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// Repeats a statement in a transaction that had to wait too long for a lock: nothing but the statement is undone then.
+    fn with_patience(&self, session: &mut Session, attempt: impl Fn(&mut Session) -> Result<u64, super::session::Failure>) -> Result<u64> {
+        let mut retry = session.retry();
+        loop {
+            let began = Instant::now();
+            let failure = match attempt(session) {
+                Ok(affected) => return Ok(affected),
+                Err(failure) => failure,
+            };
+            // A deadlock undoes the whole transaction.
+            match retry.failed(began, Instant::now()).filter(|_| failure.fault == Fault::Locked) {
+                Some(until) => Cancel::new().wait_until(until)?,
+                None => return Err(failure.error),
+            }
+        }
+    }
+
+    /// Writes a chunk, in parts if it is too much at once.
+    fn write(&self, session: &mut Session, chunk: &Chunk) -> Result<()> {
+        let attempted = format!("rows cannot be written to `{}`", self.writing.table);
+        let mut parts = Vec::from_iter([0..chunk.len()]);
+        while let Some(part) = parts.pop() {
+            let replaced = if self.writing.is_upsert { self.count(session, chunk, &part)? } else { None };
+            if self.writing.transaction.is_some() {
+                let sql = self.statement(chunk, &part, &self.writing.suffix);
+                let affected = self.with_patience(session, |session| session.try_execute(&sql, &attempted, &self.writing.names))?;
+                self.check(affected, &part)?;
+            } else if !self.write_part(session, chunk, &part, &attempted)? {
+                let middle = part.start + part.len() / 2;
+                self.limits.shrink(part.len());
+                parts.push(middle..part.end);
+                parts.push(part.start..middle);
+                continue;
+            }
+            self.stored.fetch_add(part.len() as u64, Ordering::SeqCst);
+            self.replaced.fetch_add(replaced.unwrap_or(0), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn statement(&self, chunk: &Chunk, part: &Range<usize>, suffix: &str) -> String {
+        [&self.writing.insert, chunk.rows(part), suffix].concat()
+    }
+
+    /// Rows that a server says it took, but stored nowhere.
+    fn check(&self, affected: u64, part: &Range<usize>) -> Result<()> {
+        let rows = part.len() as u64;
+        let is_right = if self.writing.is_upsert { affected <= rows * 2 } else { affected == rows };
+        if is_right { Ok(()) } else { Err(self.not_stored(rows, affected)) }
+    }
+
+    fn not_stored(&self, rows: u64, stored: u64) -> Error {
+        let message = format!("the server took {rows} rows for `{}`, but has stored {stored} of them", self.writing.table);
+        Error::new(ErrorKind::Sink, message)
+    }
+
+    /// How many of the rows of a part are there, where that can be asked.
+    fn count(&self, session: &mut Session, chunk: &Chunk, part: &Range<usize>) -> Result<Option<u64>> {
+        let (Some(count), Some(keys)) = (&self.writing.count, chunk.keys(part)) else { return Ok(None) };
+        let rows = session.query(&format!("{count}{keys})"))?;
+        Ok(rows.into_iter().flatten().flatten().next().and_then(|cell| cell.parse().ok()))
+    }
+
+    /// Writes some rows in one statement, which is a transaction; `false` if they are too many for one.
+    fn write_part(&self, session: &mut Session, chunk: &Chunk, part: &Range<usize>, attempted: &str) -> Result<bool> {
+        let mut retry = session.retry();
+        let (mut same, mut is_repeated, mut suffix) = (0, false, &self.writing.suffix);
+        loop {
+            let began = Instant::now();
+            let failure = match session.try_execute(&self.statement(chunk, part, suffix), attempted, &self.writing.names) {
+                Ok(affected) => {
+                    if !is_repeated {
+                        self.check(affected, part)?;
+                    }
+                    // An upsert that changes nothing is told from one that stores nothing by looking.
+                    if (self.writing.is_upsert || is_repeated)
+                        && affected < part.len() as u64
+                        && let Some(found) = self.count(session, chunk, part)?
+                        && found != part.len() as u64
+                    {
+                        return Err(self.not_stored(part.len() as u64, found));
+                    }
+                    if is_repeated {
+                        self.repeated.fetch_add(part.len() as u64, Ordering::SeqCst);
+                    }
+                    return Ok(true);
+                }
+                Err(failure) => failure,
+            };
+            match failure.fault {
+                Fault::TooMuch if part.len() > 1 => return Ok(false),
+                Fault::TooMuch | Fault::Duplicate | Fault::NoDdl | Fault::Other => return Err(failure.error),
+                Fault::Busy | Fault::Locked if part.len() > 1 && same >= SAME_AGAIN => return Ok(false),
+                Fault::Busy | Fault::Locked | Fault::Unknown | Fault::Lost => {}
+            }
+            same += 1;
+            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure.error) };
+            Cancel::new().wait_until(until)?;
+            if failure.fault == Fault::Lost {
+                session.reconnect()?;
+            }
+            if failure.fault == Fault::Unknown {
+                continue;
+            }
+            // A statement over several shards may have been carried out in one of them.
+            if let Some(repeat) = &self.writing.repeat_suffix {
+                (suffix, is_repeated) = (repeat, true);
+                continue;
+            }
+            match self.count(session, chunk, part)? {
+                Some(found) if found == part.len() as u64 && failure.fault == Fault::Lost => return Ok(true),
+                Some(0) => {}
+                _ if failure.fault != Fault::Lost && !session.is_vitess() => {}
+                _ => {
+                    let stored = self.stored.load(Ordering::SeqCst);
+                    let message = format!(
+                        "{attempted}: the connection broke, and of the {} rows that were under way some may be stored, beside {stored} that are",
+                        part.len()
+                    );
+                    return Err(Error::new(ErrorKind::Sink, message).with_cause(failure.error));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What cannot be written is an error that names it, before rows are written where that can be known.
+
+use mysql::prelude::Queryable;
+use planetscale_ingest::{ErrorKind, IngestOptions, Sink, Source, Strategy, TableName};
+
+use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, load_all, refused, run, source, source_uri};
+use crate::support::servers::mysql;
+
+fn options(table: &str, strategy: Strategy) -> IngestOptions {
+    IngestOptions::new().with_tables([table]).with_strategy(strategy)
+}
+
+#[test]
+fn tables_that_cannot_take_the_rows_are_refused_before_anything_is_written() {
+    for place in ALL {
+        let table = format!("into_unfit_{}", place.database);
+        let _source = source(&table, 0..10);
+        let rest = "amount decimal(12,2), note text, happened datetime(6), bits bit(9)";
+        let key = "id bigint not null primary key";
+        for (columns, fragment) in [
+            (format!("{key}, {rest}"), "has no column `name`, which is varchar(200) at the source"),
+            (format!("{key}, name int, {rest}"), ".name` is int in the destination"),
+            (
+                format!("{key}, name varchar(200), amount decimal(12,1), note text, happened datetime(6), bits bit(9)"),
+                ".amount` is decimal(12,1)",
+            ),
+            (
+                format!("{key}, name varchar(200), amount decimal(12,2), note text, happened datetime, bits bit(9)"),
+                ".happened` is datetime",
+            ),
+            (format!("{key}, name char(200), {rest}, extra int not null"), ".extra` in the destination is NOT NULL and has no default"),
+        ] {
+            let mut there = place.make(&table, &columns);
+            run(
+                &mut there,
+                &format!(
+                    "insert into {table} (id{}) values (77{})",
+                    if columns.contains("extra") { ", extra" } else { "" },
+                    if columns.contains("extra") { ", 1" } else { "" }
+                ),
+            );
+            for strategy in [Strategy::Append, Strategy::Merge, Strategy::TruncateInsert] {
+                let error = refused(&source_uri(), &place.uri(), &options(&table, strategy));
+                assert!(error.contains(fragment), "{} {strategy:?}: {error}", place.name);
+                assert_eq!(there.query_first::<u64, _>(format!("select count(*) from {table}")).unwrap(), Some(1));
+            }
+        }
+        // One that is to be merged by a key that it has not.
+        let keyless = format!("{COLUMNS}, key (name)").replace("not null primary key", "not null");
+        if !place.is_sharded() {
+            place.make(&table, &keyless);
+            let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+            assert!(error.contains("no primary or unique key of the columns `id`"), "{error}");
+        }
+        place.drop_table(&table);
+    }
+}
+
+#[test]
+fn values_that_do_not_fit_are_named_by_their_column_and_not_shown() {
+    for place in ALL {
+        let table = format!("into_values_{}", place.database);
+        let mut conn = source(&table, 0..10);
+        run(&mut conn, &format!("update {table} set name = 'secret long value' where id = 5"));
+        let mut there = place.make(&table, &COLUMNS.replace("varchar(200)", "varchar(12)"));
+        let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Append));
+        assert!(error.contains("column `name`: a text is too long"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+        if place.database == PLAIN.database {
+            assert!(content(&mut there, &table).is_empty());
+        }
+        // What only the server finds out.
+        let mut there = place.make(&table, &format!("{COLUMNS}, check (name <> 'secret long value')"));
+        let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Append));
+        assert!(error.contains("a check constraint of the table is violated") && !error.contains("secret"), "{error}");
+        assert!(content(&mut there, &table).is_empty(), "a statement is carried out as a whole: {}", place.name);
+        place.drop_table(&table);
+    }
+}
+
+#[test]
+fn a_key_that_is_there_already_is_an_error_without_its_value() {
+    for place in ALL {
+        let table = format!("into_twice_{}", place.database);
+        let _source = source(&table, 0..10);
+        let mut there = place.make(&table, COLUMNS);
+        run(&mut there, &format!("insert into {table} (id) values (7)"));
+        let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Append));
+        assert!(error.contains("two rows have the same key (key `PRIMARY`)") && !error.contains('7'), "{error}");
+        place.drop_table(&table);
+    }
+}
+
+#[test]
+fn a_key_that_the_source_does_not_keep_is_an_error() {
+    let table = "into_false_key";
+    let mut conn = source(table, 0..10);
+    run(&mut conn, &format!("update {table} set name = 'same' where id in (3, 4)"));
+    for place in [PLAIN, UNSHARDED, SHARDED] {
+        let there = TableName::new(format!("{table}_{}", place.database));
+        place.drop_table(there.name());
+        let by_name = |strategy| options(table, strategy).with_primary_key(["name"]).with_dest_table(there.clone());
+        let error = refused(&source_uri(), &place.uri(), &by_name(Strategy::Replace));
+        assert!(error.contains("two rows have the same key (key `PRIMARY`)") && !error.contains("same'"), "{error}");
+        run(&mut conn, &format!("update {table} set name = null where id = 3"));
+        let error = refused(&source_uri(), &place.uri(), &by_name(Strategy::Replace));
+        assert!(error.contains("NULL in the key") && error.contains("`name`"), "{error}");
+        run(&mut conn, &format!("update {table} set name = 'same' where id = 3"));
+        place.drop_table(there.name());
+    }
+}
+
+#[test]
+fn users_without_rights_and_servers_that_are_read_only_are_named() {
+    let table = "into_rights";
+    let _source = source(table, 0..10);
+    let mut there = PLAIN.make(table, COLUMNS);
+    let reader = mysql().uri(PLAIN.database).replacen("app:", "reader:", 1);
+    let error = refused(&source_uri(), &reader, &options(table, Strategy::Append));
+    assert!(error.contains("lacks a privilege"), "{error}");
+    // Without a table, what to deploy.
+    let error = refused(&source_uri(), &reader, &options(table, Strategy::Append).with_dest_table(TableName::new("into_none")));
+    assert!(error.contains("deploy it by: CREATE TABLE `into_none` (`id` bigint NOT NULL, "), "{error}");
+    assert!(content(&mut there, table).is_empty());
+    PLAIN.drop_table(table);
+}
+
+#[test]
+fn two_runs_do_not_write_to_one_table() {
+    for place in ALL {
+        let table = format!("into_lease_{}", place.database);
+        let mut conn = source(&table, 0..10);
+        place.drop_table(&table);
+        let described = std::sync::Arc::new(Source::open(&source_uri()).unwrap().table(&table).unwrap());
+        let mut first = Sink::open(&place.uri()).unwrap();
+        let load = first.append(&TableName::new(&table), &described).unwrap();
+        let error = Sink::open(&place.uri()).unwrap().append(&TableName::new(&table), &described).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        assert!(error.to_string().contains(&format!("`{table}` is in use by another run")), "{error}");
+        drop(load);
+        drop(first);
+        load_all(&source_uri(), &place.uri(), &options(&table, Strategy::Append));
+        assert_same(&content(&mut conn, &table), &content(&mut place.conn(), &table), place.name);
+        place.drop_table(&table);
+    }
+}
+
+#[test]
+fn names_that_mysql_does_not_take_are_refused() {
+    let table = "into_names";
+    let _source = source(table, 0..1);
+    for name in ["_ingest_x", &"n".repeat(65), "x ", "x🎉"] {
+        let options = options(table, Strategy::Replace).with_dest_table(TableName::new(name));
+        let error = refused(&source_uri(), &PLAIN.uri(), &options);
+        assert!(error.contains("MySQL has no table that is called"), "{error}");
+    }
+}
+
+#[test]
+fn a_view_is_no_destination() {
+    let table = "into_view";
+    let _source = source(table, 0..1);
+    let mut there = PLAIN.conn();
+    run(&mut there, "drop view if exists into_view");
+    run(&mut there, "create view into_view as select 1 as id");
+    let error = refused(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Append));
+    assert!(error.contains("is no table, but a view"), "{error}");
+    run(&mut there, "drop view into_view");
+}
