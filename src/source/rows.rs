@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::cancel::Cancel;
+use crate::interval::Interval;
 use crate::queue::{self, Closed, Receiver, Sender};
 use crate::schema::Table;
 use crate::{Error, ErrorKind, Result};
@@ -37,6 +38,8 @@ pub struct Rows {
     interrupt: Option<Interrupt>,
     /// What is said of a thread that died of a panic.
     broken: &'static str,
+    /// Only these rows are passed on, by the values of the column at that place.
+    within: Option<(Interval, usize)>,
 }
 
 impl Rows {
@@ -63,7 +66,18 @@ impl Rows {
                 }
             })
             .map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to read on").with_cause(cause))?;
-        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupt, broken })
+        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupt, broken, within: None })
+    }
+
+    /// Only the rows of an interval, for a source that does not choose them itself.
+    pub(crate) fn within(mut self, interval: Interval) -> Result<Self> {
+        let column = interval.column().name();
+        let Some(index) = self.table.column_index(column) else {
+            let message = format!("table `{}` has no column `{column}` to be its incremental key", self.table.name());
+            return Err(Error::new(ErrorKind::Schema, message).with_table(self.table.name()).with_column(column));
+        };
+        self.within = Some((interval, index));
+        Ok(self)
     }
 
     /// The table as it was when reading began.
@@ -81,7 +95,11 @@ impl Rows {
             let received = self.batches.as_ref()?.recv_timeout(CANCEL_INTERVAL);
             match received {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(batch) => return self.fuse(Some(batch)),
+                Ok(batch) => match self.fuse(Some(batch)) {
+                    // None of its rows is in the interval.
+                    Some(Ok(batch)) if batch.is_empty() => {}
+                    passed_on => return passed_on,
+                },
                 Err(RecvTimeoutError::Disconnected) => return self.fuse(None),
             }
         }
@@ -90,7 +108,10 @@ impl Rows {
     /// Passes on what came, and after an error or the end nothing more.
     fn fuse(&mut self, received: Option<Result<Batch>>) -> Option<Result<Batch>> {
         match received {
-            Some(Ok(batch)) => Some(Ok(batch)),
+            Some(Ok(batch)) => Some(Ok(match &self.within {
+                Some((interval, column)) => interval.only(&batch, *column),
+                None => batch,
+            })),
             Some(Err(error)) => {
                 self.close();
                 Some(Err(error))
@@ -115,8 +136,13 @@ impl Iterator for Rows {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let received = self.batches.as_ref()?.recv();
-        self.fuse(received)
+        loop {
+            let received = self.batches.as_ref()?.recv();
+            match self.fuse(received) {
+                Some(Ok(batch)) if batch.is_empty() => {}
+                passed_on => return passed_on,
+            }
+        }
     }
 }
 
