@@ -231,11 +231,11 @@ fn compare_again(
 }
 
 /// How the rows of the source are read: only those of the interval that the options name by its start or its end.
-fn reading_of(source: &Source, options: &IngestOptions, table: &Table) -> Result<Reading> {
+fn reading_of(options: &IngestOptions, table: &Table) -> Result<Reading> {
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let (start, end) = (options.interval_start(), options.interval_end());
     if let Some(key) = options.incremental_key().filter(|_| start.is_some() || end.is_some()) {
-        reading.interval = Some(Interval::of(&source.as_read(table, &reading), key, start, end)?);
+        reading.interval = Some(Interval::of(&options.as_read(table), key, start, end)?);
     }
     Ok(reading)
 }
@@ -243,7 +243,7 @@ fn reading_of(source: &Source, options: &IngestOptions, table: &Table) -> Result
 /// Compares one table.
 fn compare(source: &Source, sink: &mut Sink, options: &VerifyOptions, table: &Arc<Table>, target: &TableName) -> Result<TableVerification> {
     let mut entry = TableVerification::new(table, target);
-    let reading = reading_of(source, &options.ingest, table)?;
+    let reading = reading_of(&options.ingest, table)?;
     let sides = Sides { source, options: &options.ingest, table, target, reading: &reading };
     let digest = Digest::new();
     let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(&digest, batch))?;

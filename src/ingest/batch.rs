@@ -68,15 +68,13 @@ fn check(options: &IngestOptions) -> Result<()> {
 }
 
 /// How the rows of a table get in, and which of them come.
-///
-/// `table` is as its rows come.
 fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableName) -> Result<LoadPlan> {
     let strategy = match options.full_refresh() {
         true => Strategy::Replace,
         false => options.strategy().unwrap_or(Strategy::Replace),
     };
     let Some(key) = options.incremental_key() else { return Ok(LoadPlan::of(strategy)) };
-    let interval = Interval::of(table, key, options.interval_start(), options.interval_end())?;
+    let interval = Interval::of(&options.as_read(table), key, options.interval_start(), options.interval_end())?;
     let is_bounded = interval.start().is_some() || interval.end().is_some();
     let interval = match strategy {
         Strategy::Append | Strategy::Merge | Strategy::DeleteInsert if interval.start().is_none() => {
@@ -107,7 +105,7 @@ fn copy_table(
 ) -> Result<()> {
     sink.check_name(target)?;
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
-    let plan = plan(sink, options, &source.as_read(table, &reading), target)?;
+    let plan = plan(sink, options, table, target)?;
     reading.interval.clone_from(&plan.interval);
     loop {
         options.cancel().check()?;

@@ -188,26 +188,7 @@ impl Source {
     }
 
     pub(crate) fn rows_unless(&self, table: Arc<Table>, reading: &Reading, cancel: &Cancel) -> Result<Rows> {
-        let rows = self.origin().rows(table, reading, cancel)?;
-        Ok(match &self.kind {
-            // The server chooses the rows.
-            Kind::MySql(_) => rows,
-            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
-            Kind::Other(_) => match &reading.interval {
-                Some(interval) => rows.within(interval.clone())?,
-                None => rows,
-            },
-        })
-    }
-
-    /// The table as its rows come when they are read so.
-    pub(crate) fn as_read(&self, table: &Table, reading: &Reading) -> Table {
-        match &self.kind {
-            Kind::MySql(_) if reading.malformed_text == MalformedText::Bytes => table.clone().with_text_as_bytes(),
-            Kind::MySql(_) => table.clone(),
-            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
-            Kind::Other(_) => as_read(table, reading),
-        }
+        self.origin().rows(table, reading, cancel)
     }
 
     /// Captures changes of tables, as a URI `mysql+cdc://…` says.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::cancel::Cancel;
-use crate::interval::Interval;
 use crate::queue::{self, Closed, Receiver, Sender};
 use crate::schema::Table;
 #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
@@ -40,8 +39,6 @@ pub struct Rows {
     interrupt: Option<Interrupt>,
     /// What is said of a thread that died of a panic.
     broken: &'static str,
-    /// Only these rows are passed on, by the values of the column at that place.
-    within: Option<(Interval, usize)>,
 }
 
 impl Rows {
@@ -68,18 +65,7 @@ impl Rows {
                 }
             })
             .map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to read on").with_cause(cause))?;
-        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupt, broken, within: None })
-    }
-
-    /// Only the rows of an interval, for a source that does not choose them itself.
-    pub(crate) fn within(mut self, interval: Interval) -> Result<Self> {
-        let column = interval.column().name();
-        let Some(index) = self.table.column_index(column) else {
-            let message = format!("table `{}` has no column `{column}` to be its incremental key", self.table.name());
-            return Err(Error::new(ErrorKind::Schema, message).with_table(self.table.name()).with_column(column));
-        };
-        self.within = Some((interval, index));
-        Ok(self)
+        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupt, broken })
     }
 
     /// The table as it was when reading began.
@@ -97,11 +83,7 @@ impl Rows {
             let received = self.batches.as_ref()?.recv_timeout(CANCEL_INTERVAL);
             match received {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(batch) => match self.fuse(Some(batch)) {
-                    // None of its rows is in the interval.
-                    Some(Ok(batch)) if batch.is_empty() => {}
-                    passed_on => return passed_on,
-                },
+                Ok(batch) => return self.fuse(Some(batch)),
                 Err(RecvTimeoutError::Disconnected) => return self.fuse(None),
             }
         }
@@ -110,10 +92,7 @@ impl Rows {
     /// Passes on what came, and after an error or the end nothing more.
     fn fuse(&mut self, received: Option<Result<Batch>>) -> Option<Result<Batch>> {
         match received {
-            Some(Ok(batch)) => Some(Ok(match &self.within {
-                Some((interval, column)) => interval.only(&batch, *column),
-                None => batch,
-            })),
+            Some(Ok(batch)) => Some(Ok(batch)),
             Some(Err(error)) => {
                 self.close();
                 Some(Err(error))
@@ -138,13 +117,8 @@ impl Iterator for Rows {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let received = self.batches.as_ref()?.recv();
-            match self.fuse(received) {
-                Some(Ok(batch)) if batch.is_empty() => {}
-                passed_on => return passed_on,
-            }
-        }
+        let received = self.batches.as_ref()?.recv();
+        self.fuse(received)
     }
 }
 
