@@ -87,6 +87,21 @@ impl Batch {
         result
     }
 
+    /// Gives out the columns to push `count` values into each, and counts the rows when that succeeded; otherwise none of them is there.
+    #[cfg(feature = "duckdb")]
+    pub(crate) fn push_rows(&mut self, count: usize, fill: impl FnOnce(&mut [ColumnData]) -> Result<()>) -> Result<()> {
+        let expected = self.rows + count;
+        let result = fill(&mut self.columns).and_then(|()| match self.columns.iter().position(|column| column.len() != expected) {
+            None => Ok(()),
+            Some(column) => Err(Error::decode(format!("rows have no value for column `{}`", self.table.columns()[column].name()))),
+        });
+        match result {
+            Ok(()) => self.rows = expected,
+            Err(_) => self.truncate(self.rows),
+        }
+        result
+    }
+
     /// Removes all rows from `rows` on.
     pub(crate) fn truncate(&mut self, rows: usize) {
         for column in &mut self.columns {
@@ -167,7 +182,7 @@ impl<'a> Row<'a> {
 pub struct ColumnData {
     valid: Validity,
     values: Values,
-    /// Rows in which parts of a text were replaced, in order.
+    /// Rows in which parts of a text were replaced, or a date became NULL, in order.
     replaced: Vec<usize>,
 }
 
@@ -242,8 +257,9 @@ impl ColumnData {
         &self.values
     }
 
-    /// The rows, in order, whose text is not what the source holds: parts of it were replaced by
-    /// [`MalformedText::Replace`](crate::MalformedText::Replace).
+    /// The rows, in order, that do not have what the source holds: parts of a text were replaced by
+    /// [`MalformedText::Replace`](crate::MalformedText::Replace), or a date that is no [`DateTime`] became NULL by
+    /// [`ZeroDates::Null`](crate::ZeroDates::Null).
     pub fn replaced(&self) -> &[usize] {
         &self.replaced
     }
@@ -404,6 +420,12 @@ impl ColumnData {
         Ok(())
     }
 
+    /// Pushes NULL in the place of a date that is no [`DateTime`].
+    pub(crate) fn push_nulled_date(&mut self) {
+        self.push_null();
+        self.replaced.push(self.valid.len - 1);
+    }
+
     pub(crate) fn push_bytes(&mut self, value: &[u8]) -> Result<()> {
         let Values::Bytes(values) = &mut self.values else { return Err(self.mismatch("bytes")) };
         values.push(value);
@@ -413,8 +435,13 @@ impl ColumnData {
 
     /// Pushes the value at `row` of a column of the same type.
     pub(crate) fn push_from(&mut self, other: &Self, row: usize) -> Result<()> {
+        let is_replaced = other.replaced.binary_search(&row).is_ok();
         if !other.valid.get(row) {
-            self.push_null();
+            if is_replaced {
+                self.push_nulled_date()
+            } else {
+                self.push_null()
+            }
             return Ok(());
         }
         match (&mut self.values, &other.values) {
@@ -428,7 +455,7 @@ impl ColumnData {
             _ => return Err(self.mismatch("a value of another column")),
         }
         self.valid.push(true);
-        if other.replaced.binary_search(&row).is_ok() {
+        if is_replaced {
             self.replaced.push(self.valid.len - 1);
         }
         Ok(())

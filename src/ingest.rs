@@ -362,7 +362,7 @@ pub(crate) fn chosen(source: &Source, options: &IngestOptions) -> Result<Vec<Arc
     let tables = if options.tables().is_empty() {
         let tables = source.tables_unless(options.cancel())?;
         if tables.is_empty() {
-            let database = source.options().database();
+            let database = source.options().shown_database();
             return Err(Error::new(ErrorKind::Schema, format!("database `{database}` has no tables that the user may see")));
         }
         tables

@@ -55,7 +55,10 @@ mod gtid;
 mod ingest;
 mod interval;
 mod keyrange;
+#[cfg(feature = "duckdb")]
+mod libduckdb;
 mod options;
+mod place;
 mod policy;
 mod position;
 mod queue;
@@ -81,6 +84,7 @@ pub use options::{
     CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
     TabletType, TimeType, Workload,
 };
+pub use place::{IntervalType, SqliteTypes};
 pub use policy::{ChangedValues, MalformedText, OutOfRange, ValueChange, ZeroDates};
 pub use position::{LastPk, Lsn, ShardGtid, Vgtid};
 pub use report::{Report, TableReport, TableState};
@@ -88,7 +92,8 @@ pub use schema::{Column, ColumnType, Table, TableName};
 pub use sink::checkpoint::StoredPosition;
 pub use sink::{Deletes, Load, Merge, Sink, Written};
 pub use source::Source;
-pub use source::mysql::{Rows, ServerKind};
+pub use source::rows::Rows;
+pub use source::server::ServerKind;
 #[cfg(feature = "vstream")]
 pub use source::vstream::run::{CaptureRequest, Changes};
 pub use tls::Tls;

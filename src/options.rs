@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::place::{SourcePlace, Special};
 use crate::tls::Tls;
 
-/// How to reach a source: MySQL, or anything that speaks its protocol, and with [`CaptureOptions`] vtgate's VStream beside it.
+/// How to reach a source: MySQL, or anything that speaks its protocol, and with [`CaptureOptions`] vtgate's VStream beside it; or PostgreSQL, by
+/// [`SourceOptions::postgres`]; or a file, by [`SourceOptions::sqlite`] and [`SourceOptions::duckdb`].
 ///
 /// `Debug` hides the password, and no error holds it.
 ///
@@ -24,6 +26,8 @@ use crate::tls::Tls;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct SourceOptions {
+    pub(crate) place: SourcePlace,
+    pub(crate) special: Special,
     host: String,
     port: u16,
     user: Option<String>,
@@ -188,6 +192,8 @@ impl SourceOptions {
     /// A database (in Vitess: a keyspace) on a host name or IP address.
     pub fn new(host: impl Into<String>, database: impl Into<String>) -> Self {
         Self {
+            place: SourcePlace::MySql,
+            special: Special::default(),
             host: host.into(),
             port: 3306,
             user: None,
@@ -366,6 +372,10 @@ impl SourceOptions {
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config), naming the URI's parameter.
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_special()?;
+        if self.is_file() {
+            return Ok(());
+        }
         check_host("the host", &self.host)?;
         check_text("the database", &self.database)?;
         if self.port == 0 {
@@ -384,10 +394,17 @@ impl SourceOptions {
             self.check_capture(capture)?;
         }
         let connections = [Some(self.tls()), self.grpc_tls()];
-        if self.tls_ca.is_some() && !connections.contains(&Some(Tls::Verify)) {
+        let verifies = |tls: &Option<Tls>| matches!(tls, Some(Tls::Verify | Tls::VerifyIssuer));
+        if self.tls_ca.is_some() && !connections.iter().any(verifies) {
+            if self.place == SourcePlace::Postgres {
+                return Err(Error::config("`sslrootcert` contradicts `sslmode`, which does not verify the server's certificate"));
+            }
             return Err(Error::config("`tls_ca` contradicts `tls`: only `tls=true` verifies the server's certificate"));
         }
         if self.client_certificate.is_some() && connections.iter().flatten().all(|tls| *tls == Tls::Off) {
+            if self.place == SourcePlace::Postgres {
+                return Err(Error::config("`sslcert` and `sslkey` contradict `sslmode=disable`"));
+            }
             return Err(Error::config("`tls_cert` and `tls_key` contradict `tls=false`"));
         }
         Ok(())
@@ -446,6 +463,8 @@ impl Default for SourceOptions {
 impl fmt::Debug for SourceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SourceOptions")
+            .field("place", &self.place)
+            .field("special", &self.special)
             .field("host", &self.host)
             .field("port", &self.port)
             .field("user", &self.user)
@@ -622,7 +641,7 @@ impl SinkOptions {
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Self::DuckDb(options) => {
-                check_path(&options.path)?;
+                check_path("the destination's path", &options.path)?;
                 if options.memory_limit_bytes.is_some_and(|bytes| bytes < MIN_MEMORY_LIMIT_BYTES) {
                     return Err(Error::config("`memory_limit` must be at least 1MiB"));
                 }
@@ -632,7 +651,7 @@ impl SinkOptions {
                 Ok(())
             }
             Self::Sqlite(options) => {
-                check_path(&options.path)?;
+                check_path("the destination's path", &options.path)?;
                 check_timeout("busy_timeout", options.busy_timeout)
             }
             Self::MySql(options) => {
@@ -868,7 +887,7 @@ fn check_host(what: &str, host: &str) -> Result<()> {
 }
 
 /// MySQL's protocol ends names at a NUL, and so would send another name than it was given.
-fn check_text(what: &str, text: &str) -> Result<()> {
+pub(crate) fn check_text(what: &str, text: &str) -> Result<()> {
     match text {
         "" => Err(Error::config(format!("{what} is missing"))),
         text if text.contains('\0') => Err(Error::config(format!("{what} must not contain a NUL"))),
@@ -876,11 +895,11 @@ fn check_text(what: &str, text: &str) -> Result<()> {
     }
 }
 
-fn check_path(path: &Path) -> Result<()> {
+pub(crate) fn check_path(what: &str, path: &Path) -> Result<()> {
     match path.to_str() {
-        None => Err(Error::config("the destination's path must be UTF-8")),
-        Some(path) if path.ends_with('/') => Err(Error::config("the destination's path must name a file, or be `:memory:`")),
-        Some(path) => check_text("the destination's path", path),
+        None => Err(Error::config(format!("{what} must be UTF-8"))),
+        Some(path) if path.ends_with('/') => Err(Error::config(format!("{what} must name a file, or be `:memory:`"))),
+        Some(path) => check_text(what, path),
     }
 }
 
@@ -897,7 +916,7 @@ fn check_list(name: &str, list: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn check_timeout(name: &str, timeout: Duration) -> Result<()> {
+pub(crate) fn check_timeout(name: &str, timeout: Duration) -> Result<()> {
     if timeout < Duration::from_millis(1) || timeout > MAX_TIMEOUT {
         return Err(Error::config(format!("`{name}` must be from 1ms to 24h")));
     }

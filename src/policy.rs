@@ -8,6 +8,10 @@ use std::fmt;
 
 /// What becomes of dates that no calendar has: `0000-00-00`, `2016-07-00`, 30 February.
 ///
+/// Of sources that are not MySQL, this is also about dates that MySQL does not have: those before Christ, beyond the year 9999, and infinite ones.
+/// They become NULL ([`ValueChange::DateOutOfRangeToNull`]) or an error when they are read, or columns of dates are read as the text that the source
+/// prints.
+///
 /// SQLite stores dates as text and so can hold them all; there only [`ZeroDates::Error`] makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -61,6 +65,8 @@ pub enum OutOfRange {
 pub enum ValueChange {
     /// A date that no calendar has became NULL, by [`ZeroDates::Null`].
     ZeroDateToNull,
+    /// A date that is no [`DateTime`](crate::DateTime), as MySQL has none before the year 0, beyond 9999, or infinite, became NULL, by [`ZeroDates::Null`].
+    DateOutOfRangeToNull,
     /// Parts of a text became U+FFFD, by [`MalformedText::Replace`].
     TextReplaced,
     /// A number was stored as text in a column that holds others as numbers, by [`OutOfRange::Mixed`].
@@ -68,10 +74,11 @@ pub enum ValueChange {
 }
 
 impl ValueChange {
-    /// A name for machines: `zero_date_to_null`, `text_replaced`, `number_as_text`.
+    /// A name for machines: `zero_date_to_null`, `date_out_of_range_to_null`, `text_replaced`, `number_as_text`.
     pub fn name(self) -> &'static str {
         match self {
             Self::ZeroDateToNull => "zero_date_to_null",
+            Self::DateOutOfRangeToNull => "date_out_of_range_to_null",
             Self::TextReplaced => "text_replaced",
             Self::NumberAsText => "number_as_text",
         }
@@ -82,6 +89,7 @@ impl fmt::Display for ValueChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ZeroDateToNull => "dates that no calendar has became NULL",
+            Self::DateOutOfRangeToNull => "dates beyond the years that MySQL has became NULL",
             Self::TextReplaced => "texts had bytes that are none of their character set, which became U+FFFD",
             Self::NumberAsText => "numbers beyond SQLite's became text",
         })

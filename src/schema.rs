@@ -82,13 +82,27 @@ impl fmt::Display for TableName {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     name: String,
+    /// Where the source has schemas, and the table is not in the default one.
+    schema: Option<String>,
     columns: Vec<Column>,
     primary_key: Vec<usize>,
 }
 
 impl Table {
     pub(crate) fn new(name: impl Into<String>, columns: Vec<Column>) -> Self {
-        Self { name: name.into(), columns, primary_key: Vec::new() }
+        Self { name: name.into(), schema: None, columns, primary_key: Vec::new() }
+    }
+
+    /// The same table, in a schema of the source.
+    #[must_use]
+    pub(crate) fn in_schema(mut self, schema: Option<String>) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// The source's schema that it lies in, where it was named with one.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// The same table, keyed by the named columns.
@@ -150,6 +164,7 @@ impl Table {
         let kept: Vec<usize> = (0..self.columns.len()).filter(|&index| is_kept(index)).collect();
         Self {
             name: self.name.clone(),
+            schema: self.schema.clone(),
             columns: kept.iter().map(|&index| self.columns[index].clone()).collect(),
             primary_key: self.primary_key.iter().filter_map(|key| kept.iter().position(|index| index == key)).collect(),
         }
@@ -159,6 +174,7 @@ impl Table {
     pub(crate) fn with_columns_at(&self, columns: &[usize]) -> Self {
         Self {
             name: self.name.clone(),
+            schema: self.schema.clone(),
             columns: columns.iter().filter_map(|&column| self.columns.get(column).cloned()).collect(),
             primary_key: (0..self.primary_key.len()).collect(),
         }

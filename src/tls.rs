@@ -27,6 +27,8 @@ pub enum Tls {
     /// TLS, with a certificate that a trusted issuer signed for the host's name. Trusted are the system's roots, or those of a CA file alone
     /// where one is given.
     Verify,
+    /// TLS, with a certificate that a trusted issuer signed, for whatever host. Only PostgreSQL has it: `sslmode=verify-ca`.
+    VerifyIssuer,
     /// TLS with whatever certificate the server shows: anyone between the two ends can read and change everything.
     DangerSkipVerify,
 }
@@ -44,6 +46,21 @@ impl Tls {
     }
 }
 
+/// What the parameters are called that concern TLS.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    ca: &'static str,
+    cert: &'static str,
+    key: &'static str,
+}
+
+impl Names {
+    /// Those of MySQL and of gRPC.
+    pub(crate) const TLS: &'static Self = &Self { ca: "tls_ca", cert: "tls_cert", key: "tls_key" };
+    /// Those of PostgreSQL.
+    pub(crate) const SSL: &'static Self = &Self { ca: "sslrootcert", cert: "sslcert", key: "sslkey" };
+}
+
 /// PEM files: whom to trust, and who we are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TlsFiles {
@@ -56,7 +73,7 @@ pub(crate) struct TlsFiles {
 }
 
 /// The configuration for a mode, or `None` for plain text. `alpn` lists the protocols to offer, `h2` for gRPC.
-pub(crate) fn client_config(tls: Tls, files: &TlsFiles, alpn: &[&[u8]]) -> Result<Option<Arc<ClientConfig>>> {
+pub(crate) fn client_config(tls: Tls, files: &TlsFiles, alpn: &[&[u8]], names: &Names) -> Result<Option<Arc<ClientConfig>>> {
     if tls == Tls::Off {
         return Ok(None);
     }
@@ -67,40 +84,49 @@ pub(crate) fn client_config(tls: Tls, files: &TlsFiles, alpn: &[&[u8]]) -> Resul
         .map_err(|error| Error::new(ErrorKind::Tls, "TLS cannot be set up").with_cause(error))?
         .dangerous();
     let builder = match tls {
-        Tls::Verify => {
-            let roots = Arc::new(roots(files.ca.as_deref())?);
+        Tls::Verify | Tls::VerifyIssuer => {
+            let roots = Arc::new(roots(files.ca.as_deref(), names)?);
             let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
                 .build()
                 .map_err(|error| Error::new(ErrorKind::Tls, "the verification of certificates cannot be set up").with_cause(error))?;
-            builder.with_custom_certificate_verifier(verifier)
+            if tls == Tls::Verify {
+                builder.with_custom_certificate_verifier(verifier)
+            } else {
+                builder.with_custom_certificate_verifier(Arc::new(AnyName { verifier }))
+            }
         }
         _ => builder.with_custom_certificate_verifier(Arc::new(AnyCertificate { provider })),
     };
     let mut config = match (&files.cert, &files.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let chain = certificates("tls_cert", cert)?;
-            builder.with_client_auth_cert(chain, private_key(key)?).map_err(|error| {
+            let chain = certificates(names.cert, cert)?;
+            builder.with_client_auth_cert(chain, private_key(key, names)?).map_err(|error| {
                 let sentence = match error {
-                    rustls::Error::InconsistentKeys(_) => "`tls_key` is not the key of the certificate in `tls_cert`",
-                    _ => "`tls_cert` and `tls_key` cannot be used",
+                    rustls::Error::InconsistentKeys(_) => format!("`{}` is not the key of the certificate in `{}`", names.key, names.cert),
+                    _ => format!("`{}` and `{}` cannot be used", names.cert, names.key),
                 };
                 Error::config(format!("{sentence} (files `{}` and `{}`)", cert.display(), key.display())).with_cause(error)
             })?
         }
-        (Some(_), None) => return Err(Error::config("`tls_cert` is given without `tls_key`: a client certificate needs both")),
-        (None, Some(_)) => return Err(Error::config("`tls_key` is given without `tls_cert`: a client certificate needs both")),
+        (Some(_), None) => return Err(unpaired(names.cert, names.key)),
+        (None, Some(_)) => return Err(unpaired(names.key, names.cert)),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Some(Arc::new(config)))
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore> {
+fn unpaired(given: &str, missing: &str) -> Error {
+    Error::config(format!("`{given}` is given without `{missing}`: a client certificate needs both"))
+}
+
+fn roots(ca: Option<&Path>, names: &Names) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
-        for certificate in certificates("tls_ca", ca)? {
+        for certificate in certificates(names.ca, ca)? {
             roots.add(certificate).map_err(|error| {
-                Error::config(format!("`tls_ca` names `{}`, which holds a certificate that cannot be used", ca.display())).with_cause(error)
+                Error::config(format!("`{}` names `{}`, which holds a certificate that cannot be used", names.ca, ca.display()))
+                    .with_cause(error)
             })?;
         }
         return Ok(roots);
@@ -109,7 +135,7 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore> {
     // Systems carry a few roots that rustls does not accept; the others serve.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let error = Error::config("the system has no trusted root certificates: name a CA file with `tls_ca`");
+        let error = Error::config(format!("the system has no trusted root certificates: name a CA file with `{}`", names.ca));
         return Err(match found.errors.into_iter().next() {
             Some(cause) => error.with_cause(cause),
             None => error,
@@ -134,14 +160,59 @@ fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'stat
     Ok(found)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read("tls_key", path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => {
-            Error::config(format!("`tls_key` names `{}`, which holds no unencrypted private key in PEM form", path.display()))
-        }
+fn private_key(path: &Path, names: &Names) -> Result<PrivateKeyDer<'static>> {
+    let wrong = |what: &str| Error::config(format!("`{}` names `{}`, which {what}", names.key, path.display()));
+    PrivateKeyDer::from_pem_slice(&read(names.key, path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => wrong("holds no unencrypted private key in PEM form"),
         // The cause is left out: it may quote a line of the file.
-        _ => Error::config(format!("`tls_key` names `{}`, which is not well-formed PEM", path.display())),
+        _ => wrong("is not well-formed PEM"),
     })
+}
+
+/// Accepts the certificate of a trusted issuer for any host.
+#[derive(Debug)]
+struct AnyName {
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        match self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at last.
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 /// Accepts every certificate. That the server owns the certificate's key is still checked, which costs nothing and finds broken servers.
@@ -185,13 +256,15 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// Puts into a sentence why TLS with `server` (`host:port`) failed. `setting` is the parameter that chose TLS: `tls` or `grpc_tls`.
-pub(crate) fn explain(error: rustls::Error, server: &str, setting: &str) -> Error {
+/// Puts into a sentence why TLS with `server` (`host:port`) failed. `setting` is the parameter that chose TLS: `tls`, `grpc_tls` or `sslmode`.
+pub(crate) fn explain(error: rustls::Error, server: &str, setting: &str, names: &Names) -> Error {
     use CertificateError as Certificate;
+    let off = if setting == "sslmode" { "disable" } else { "false" };
     let (kind, sentence) = match &error {
-        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
-            (ErrorKind::Tls, format!("the certificate of `{server}` is from an issuer that is not trusted: name its CA file with `tls_ca`"))
-        }
+        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => (
+            ErrorKind::Tls,
+            format!("the certificate of `{server}` is from an issuer that is not trusted: name its CA file with `{}`", names.ca),
+        ),
         rustls::Error::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. }) => {
             (ErrorKind::Tls, format!("the certificate of `{server}` is for another host name: connect under a name that it lists"))
         }
@@ -203,7 +276,7 @@ pub(crate) fn explain(error: rustls::Error, server: &str, setting: &str) -> Erro
         }
         rustls::Error::InvalidCertificate(_) => (ErrorKind::Tls, format!("the certificate of `{server}` is not acceptable")),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            (ErrorKind::Auth, format!("`{server}` requires a client certificate: set `tls_cert` and `tls_key`"))
+            (ErrorKind::Auth, format!("`{server}` requires a client certificate: set `{}` and `{}`", names.cert, names.key))
         }
         rustls::Error::AlertReceived(
             AlertDescription::BadCertificate
@@ -213,13 +286,16 @@ pub(crate) fn explain(error: rustls::Error, server: &str, setting: &str) -> Erro
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied,
-        ) => (ErrorKind::Auth, format!("`{server}` refused the client certificate, or requires one: check `tls_cert` and `tls_key`")),
+        ) => (
+            ErrorKind::Auth,
+            format!("`{server}` refused the client certificate, or requires one: check `{}` and `{}`", names.cert, names.key),
+        ),
         rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
             (ErrorKind::Tls, format!("`{server}` speaks TLS but not HTTP/2: this is not a gRPC port"))
         }
         rustls::Error::AlertReceived(_) => (ErrorKind::Tls, format!("`{server}` ended the TLS handshake")),
         rustls::Error::InvalidMessage(_) => {
-            (ErrorKind::Tls, format!("`{server}` does not answer TLS but plain text: set `{setting}=false`, or use its TLS port"))
+            (ErrorKind::Tls, format!("`{server}` does not answer TLS but plain text: set `{setting}={off}`, or use its TLS port"))
         }
         rustls::Error::PeerIncompatible(_) => {
             (ErrorKind::Tls, format!("`{server}` and this client share no version or cipher of TLS (1.2 and 1.3 are spoken here)"))
@@ -240,12 +316,12 @@ mod tests {
 
     #[test]
     fn plain_text_needs_no_configuration() {
-        assert!(client_config(Tls::Off, &TlsFiles::default(), &[b"h2"]).unwrap().is_none());
+        assert!(client_config(Tls::Off, &TlsFiles::default(), &[b"h2"], Names::TLS).unwrap().is_none());
     }
 
     #[test]
     fn skip_verify_offers_the_protocols_it_is_given() {
-        let config = client_config(Tls::DangerSkipVerify, &TlsFiles::default(), &[b"h2"]).unwrap().unwrap();
+        let config = client_config(Tls::DangerSkipVerify, &TlsFiles::default(), &[b"h2"], Names::TLS).unwrap().unwrap();
         assert_eq!(config.alpn_protocols, [b"h2"]);
     }
 
@@ -262,7 +338,7 @@ mod tests {
             [(&empty, "holds no certificate in PEM form"), (&broken, "is not well-formed PEM"), (&absent, "cannot be read")]
         {
             let files = TlsFiles { ca: Some(path.clone()), ..TlsFiles::default() };
-            let (kind, text) = kind_and_text(client_config(Tls::Verify, &files, &[]));
+            let (kind, text) = kind_and_text(client_config(Tls::Verify, &files, &[], Names::TLS));
             assert_eq!(kind, ErrorKind::Config);
             assert_eq!(text, format!("`tls_ca` names `{}`, which {sentence}", path.display()));
         }
@@ -271,10 +347,10 @@ mod tests {
     #[test]
     fn a_certificate_without_its_key_is_refused() {
         let files = TlsFiles { cert: Some("c.pem".into()), ..TlsFiles::default() };
-        let (_, text) = kind_and_text(client_config(Tls::DangerSkipVerify, &files, &[]));
+        let (_, text) = kind_and_text(client_config(Tls::DangerSkipVerify, &files, &[], Names::TLS));
         assert_eq!(text, "`tls_cert` is given without `tls_key`: a client certificate needs both");
         let files = TlsFiles { key: Some("k.pem".into()), ..TlsFiles::default() };
-        let (_, text) = kind_and_text(client_config(Tls::DangerSkipVerify, &files, &[]));
+        let (_, text) = kind_and_text(client_config(Tls::DangerSkipVerify, &files, &[], Names::TLS));
         assert_eq!(text, "`tls_key` is given without `tls_cert`: a client certificate needs both");
     }
 
@@ -293,12 +369,13 @@ mod tests {
             rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
             rustls::Error::DecryptError,
         ];
-        let mut sentences: Vec<_> = errors.iter().map(|error| explain(error.clone(), "db:15991", "grpc_tls").to_string()).collect();
+        let mut sentences: Vec<_> =
+            errors.iter().map(|error| explain(error.clone(), "db:15991", "grpc_tls", Names::TLS).to_string()).collect();
         assert!(sentences.iter().all(|sentence| sentence.contains("`db:15991`")));
         sentences.sort();
         sentences.dedup();
         assert_eq!(sentences.len(), errors.len());
-        let kinds = errors.map(|error| explain(error, "db:15991", "grpc_tls").kind());
+        let kinds = errors.map(|error| explain(error, "db:15991", "grpc_tls", Names::TLS).kind());
         assert_eq!(kinds.iter().filter(|kind| **kind == ErrorKind::Auth).count(), 2);
     }
 }

@@ -13,10 +13,12 @@ use crate::options::{
     CaptureMode, CaptureOptions, DuckDbOptions, EnumType, GrpcCredentials, MySqlOptions, SinkOptions, SourceOptions, SqliteOptions,
     TabletType, TimeType, Workload,
 };
+use crate::place::{IntervalType, SqliteTypes};
 use crate::tls::Tls;
 
 impl SourceOptions {
-    /// Reads a URI: `mysql://user:password@host:port/database` for tables, `mysql+cdc://…` for tables and their changes.
+    /// Reads a URI: `mysql://user:password@host:port/database` for tables, `mysql+cdc://…` for tables and their changes; `sqlite:///path.db` and
+    /// `duckdb:///path.duckdb` for tables of a file, whose path is all that follows `://`, as in [`SinkOptions::from_uri`].
     ///
     /// The port is 3306 if left out. User, password, database and the parameters' values may be percent-encoded, and have to be where
     /// they contain `%`, `#`, `?`, `/`, `@`, `&` or, in the user, `:`. A `+` is a plus sign. Durations have a unit (`500ms`, `10s`, `2m`,
@@ -48,20 +50,40 @@ impl SourceOptions {
     /// | `max_message_bytes` | 1MiB to 2147483647 | `64MiB` |
     /// | `no_progress_timeout` | 1ms to 24h | `5m` |
     ///
+    /// `postgresql://` (or `postgres://`) takes the three time limits above, and:
+    ///
+    /// | Parameter | Values | Default |
+    /// | --- | --- | --- |
+    /// | `sslmode` | `disable`, `prefer`, `require`, `verify-ca`, `verify-full` | `prefer`; `verify-full` with `sslrootcert` or `sslcert` |
+    /// | `sslrootcert` | PEM file of the authorities to trust | the system's |
+    /// | `sslcert`, `sslkey` | PEM files of the client; both or neither | none |
+    /// | `application_name` | what the server shows of the session | `planetscale-ingest` |
+    /// | `options` | settings of the session, as in `-c search_path=sales` | none |
+    /// | `schema` | whose tables are listed | those of `search_path` |
+    /// | `interval_type` | `time`, `text` | `text` |
+    ///
+    /// Only for files:
+    ///
+    /// | Parameter | For | Values | Default |
+    /// | --- | --- | --- | --- |
+    /// | `busy_timeout` | `sqlite` | 1ms to 24h | `5s` |
+    /// | `types` | `sqlite` | `declared`, `text` | `declared` |
+    /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | `256MiB` |
+    /// | `schema` | `duckdb` | whose tables are listed | `main` |
+    /// | `interval_type` | `duckdb` | `time`, `text` | `time` |
+    ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config): the URI cannot be read; a parameter is unknown, repeated, empty or out of range; parameters
     /// contradict each other. The text names the parameter and never holds the password, even if that is why the URI cannot be read.
     pub fn from_uri(uri: &str) -> Result<Self> {
         let (scheme, rest) = split_scheme(uri, SOURCES)?;
         let is_capture = match scheme {
-            "mysql" => false,
+            "mysql" | "postgresql" => false,
             "mysql+cdc" => true,
-            "duckdb" | "sqlite" => {
-                return Err(Error::config(format!("`{scheme}://` is a destination; the scheme of a source is {SOURCES}")));
-            }
+            "duckdb" | "sqlite" => return Self::from_file_uri(scheme, rest),
             _ => return Err(unknown_scheme(SOURCES)),
         };
-        let (mut options, mut parameters) = Self::of_server(rest, if is_capture { "mysql+cdc" } else { "mysql" })?;
+        let (mut options, mut parameters) = Self::of_server(rest, Role::Source, scheme)?;
         if is_capture {
             options = options.with_capture(CaptureOptions::from_parameters(&mut parameters)?);
         }
@@ -70,7 +92,7 @@ impl SourceOptions {
     }
 
     /// Reads what follows `://`, but for the parameters that only one use of a server has.
-    fn of_server(rest: &str, scheme: &str) -> Result<(Self, Parameters)> {
+    fn of_server(rest: &str, role: Role, scheme: &str) -> Result<(Self, Parameters)> {
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         // A password with one of these three in it ends the authority early, and the `@` that follows it is now here. From here on
         // nothing can be a piece of the password.
@@ -87,7 +109,9 @@ impl SourceOptions {
         if database.contains('/') {
             return Err(Error::config("the database must not contain a `/`: write %2F if it is part of the name"));
         }
-        let mut options = Self::new(host, decode("the database", database)?);
+        let database = decode("the database", database)?;
+        let is_postgres = scheme == "postgresql";
+        let mut options = if is_postgres { Self::postgres(host, database) } else { Self::new(host, database) };
         if let Some(port) = port {
             options = options.with_port(port);
         }
@@ -101,18 +125,18 @@ impl SourceOptions {
             }
         }
 
-        let mut parameters = Parameters::parse(query, scheme)?;
+        let mut parameters = Parameters::parse(query, role, scheme)?;
+        if is_postgres {
+            options = options.with_postgres_parameters(&mut parameters)?;
+        }
         if let Some(tls) = parameters.tls("tls", "`true`, `skip-verify`, `preferred` or `false`")? {
             options = options.with_tls(tls);
         }
         if let Some(file) = parameters.take("tls_ca") {
             options = options.with_tls_ca(file);
         }
-        match (parameters.take("tls_cert"), parameters.take("tls_key")) {
-            (Some(certificate), Some(key)) => options = options.with_client_certificate(certificate, key),
-            (Some(_), None) => return Err(Error::config("`tls_cert` needs `tls_key`, the file of its private key")),
-            (None, Some(_)) => return Err(Error::config("`tls_key` needs `tls_cert`, the file of its certificate")),
-            (None, None) => {}
+        if let Some((certificate, key)) = parameters.certificate("tls_cert", "tls_key")? {
+            options = options.with_client_certificate(certificate, key);
         }
         if let Some(timeout) = parameters.duration("connect_timeout")? {
             options = options.with_connect_timeout(timeout);
@@ -124,6 +148,69 @@ impl SourceOptions {
             options = options.with_retry_timeout(timeout);
         }
         Ok((options, parameters))
+    }
+}
+
+impl SourceOptions {
+    /// What only PostgreSQL has, under the names that its own library has for it.
+    fn with_postgres_parameters(mut self, parameters: &mut Parameters) -> Result<Self> {
+        let modes = [
+            ("disable", Tls::Off),
+            ("prefer", Tls::Preferred),
+            ("require", Tls::DangerSkipVerify),
+            ("verify-ca", Tls::VerifyIssuer),
+            ("verify-full", Tls::Verify),
+        ];
+        let mode = parameters.choice("sslmode", &modes)?;
+        if let Some(file) = parameters.take("sslrootcert") {
+            self = self.with_tls_ca(file);
+        }
+        self = match mode {
+            // As PostgreSQL's own library does: whoever names an authority wants it looked at.
+            Some(Tls::DangerSkipVerify) if self.tls_ca().is_some() => self.with_tls(Tls::VerifyIssuer),
+            Some(mode) => self.with_tls(mode),
+            None => self,
+        };
+        if let Some((certificate, key)) = parameters.certificate("sslcert", "sslkey")? {
+            self = self.with_client_certificate(certificate, key);
+        }
+        if let Some(schema) = parameters.take("schema") {
+            self = self.with_schema(schema);
+        }
+        if let Some(interval_type) = parameters.interval_type()? {
+            self = self.with_interval_type(interval_type);
+        }
+        if let Some(name) = parameters.take("application_name") {
+            self = self.with_application_name(name);
+        }
+        if let Some(options) = parameters.take("options") {
+            self = self.with_session_options(options);
+        }
+        Ok(self)
+    }
+
+    fn from_file_uri(scheme: &'static str, rest: &str) -> Result<Self> {
+        let (path, query) = split_query(rest)?;
+        let path = decode("the source's path", path)?;
+        let mut parameters = Parameters::parse(query, Role::Source, scheme)?;
+        let mut options = if scheme == "duckdb" { Self::duckdb(path) } else { Self::sqlite(path) };
+        if let Some(timeout) = parameters.duration("busy_timeout")? {
+            options = options.with_busy_timeout(timeout);
+        }
+        if let Some(types) = parameters.choice("types", &[("declared", SqliteTypes::Declared), ("text", SqliteTypes::Text)])? {
+            options = options.with_sqlite_types(types);
+        }
+        if let Some(bytes) = parameters.size("memory_limit")? {
+            options = options.with_memory_limit_bytes(bytes);
+        }
+        if let Some(schema) = parameters.take("schema") {
+            options = options.with_schema(schema);
+        }
+        if let Some(interval_type) = parameters.interval_type()? {
+            options = options.with_interval_type(interval_type);
+        }
+        options.check()?;
+        Ok(options)
     }
 }
 
@@ -202,7 +289,7 @@ impl SinkOptions {
         match scheme {
             "duckdb" | "sqlite" => {}
             "mysql" => {
-                let (server, mut parameters) = SourceOptions::of_server(rest, MYSQL_SINK)?;
+                let (server, mut parameters) = SourceOptions::of_server(rest, Role::Sink, scheme)?;
                 let mut options = MySqlOptions::of_server(server);
                 if let Some(connections) = parameters.take("connections") {
                     let connections = parse_number(&connections).and_then(|connections| u8::try_from(connections).ok());
@@ -213,12 +300,14 @@ impl SinkOptions {
                 options.check()?;
                 return Ok(options);
             }
-            "mysql+cdc" => return Err(Error::config(format!("`mysql+cdc://` is a source; the scheme of a destination is {SINKS}"))),
+            "mysql+cdc" | "postgresql" => {
+                return Err(Error::config(format!("`{scheme}://` is a source; the scheme of a destination is {SINKS}")));
+            }
             _ => return Err(unknown_scheme(SINKS)),
         }
         let (path, query) = split_query(rest)?;
         let path = decode("the destination's path", path)?;
-        let mut parameters = Parameters::parse(query, scheme)?;
+        let mut parameters = Parameters::parse(query, Role::Sink, scheme)?;
         let options = if scheme == "duckdb" {
             let mut options = DuckDbOptions::new(path);
             if let Some(bytes) = parameters.size("memory_limit")? {
@@ -247,20 +336,25 @@ impl SinkOptions {
     }
 }
 
-const SOURCES: &str = "`mysql://` or `mysql+cdc://`";
+const SOURCES: &str = "`mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`";
 const SINKS: &str = "`duckdb://`, `sqlite://` or `mysql://`";
-/// What parameters of a destination are listed under, since sources have the same scheme.
-const MYSQL_SINK: &str = "mysql (destination)";
 
-/// Every parameter, and the schemes that take it.
-const PARAMETERS: [(&str, &[&str]); 25] = [
-    ("tls", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("tls_ca", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("tls_cert", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("tls_key", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("connect_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("read_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
-    ("retry_timeout", &["mysql", MYSQL_SINK, "mysql+cdc"]),
+/// What a URI is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Source,
+    Sink,
+}
+
+/// Every parameter of a source, and the schemes that take it.
+const SOURCE_PARAMETERS: &[Known] = &[
+    ("tls", &["mysql", "mysql+cdc"]),
+    ("tls_ca", &["mysql", "mysql+cdc"]),
+    ("tls_cert", &["mysql", "mysql+cdc"]),
+    ("tls_key", &["mysql", "mysql+cdc"]),
+    ("connect_timeout", &["mysql", "mysql+cdc", "postgresql"]),
+    ("read_timeout", &["mysql", "mysql+cdc", "postgresql"]),
+    ("retry_timeout", &["mysql", "mysql+cdc", "postgresql"]),
     ("grpc_port", &["mysql+cdc"]),
     ("grpc_host", &["mysql+cdc"]),
     ("grpc_tls", &["mysql+cdc"]),
@@ -273,13 +367,46 @@ const PARAMETERS: [(&str, &[&str]); 25] = [
     ("workload", &["mysql+cdc"]),
     ("max_message_bytes", &["mysql+cdc"]),
     ("no_progress_timeout", &["mysql+cdc"]),
+    ("sslmode", &["postgresql"]),
+    ("sslrootcert", &["postgresql"]),
+    ("sslcert", &["postgresql"]),
+    ("sslkey", &["postgresql"]),
+    ("application_name", &["postgresql"]),
+    ("options", &["postgresql"]),
+    ("schema", &["postgresql", "duckdb"]),
+    ("interval_type", &["postgresql", "duckdb"]),
+    ("memory_limit", &["duckdb"]),
+    ("busy_timeout", &["sqlite"]),
+    ("types", &["sqlite"]),
+];
+
+/// Every parameter of a destination, and the schemes that take it.
+const SINK_PARAMETERS: &[Known] = &[
+    ("tls", &["mysql"]),
+    ("tls_ca", &["mysql"]),
+    ("tls_cert", &["mysql"]),
+    ("tls_key", &["mysql"]),
+    ("connect_timeout", &["mysql"]),
+    ("read_timeout", &["mysql"]),
+    ("retry_timeout", &["mysql"]),
     ("memory_limit", &["duckdb"]),
     ("threads", &["duckdb"]),
     ("time_type", &["duckdb"]),
     ("enum_type", &["duckdb"]),
     ("busy_timeout", &["sqlite"]),
-    ("connections", &[MYSQL_SINK]),
+    ("connections", &["mysql"]),
 ];
+
+type Known = (&'static str, &'static [&'static str]);
+
+impl Role {
+    fn parameters(self) -> &'static [Known] {
+        match self {
+            Self::Source => SOURCE_PARAMETERS,
+            Self::Sink => SINK_PARAMETERS,
+        }
+    }
+}
 
 /// How other tools call what is meant, in lower case and without hyphens and underscores.
 const FOREIGN: [(&str, &str); 19] = [
@@ -308,11 +435,11 @@ const FOREIGN: [(&str, &str); 19] = [
 struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
-    fn parse(query: Option<&str>, scheme: &str) -> Result<Self> {
+    fn parse(query: Option<&str>, role: Role, scheme: &str) -> Result<Self> {
         let mut parameters = Self(Vec::new());
         for pair in query.into_iter().flat_map(|query| query.split('&')) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = known(name, scheme)?;
+            let name = known(name, role, scheme)?;
             if parameters.0.iter().any(|(before, _)| *before == name) {
                 return Err(Error::config(format!("`{name}` is given twice")));
             }
@@ -335,6 +462,16 @@ impl Parameters {
         Tls::from_parameter(&value).map(Some).ok_or_else(|| Error::config(format!("`{name}` must be {choices}")))
     }
 
+    /// The files of a certificate and of its key: both or neither.
+    fn certificate(&mut self, certificate: &str, key: &str) -> Result<Option<(String, String)>> {
+        match (self.take(certificate), self.take(key)) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (Some(_), None) => Err(Error::config(format!("`{certificate}` needs `{key}`, the file of its private key"))),
+            (None, Some(_)) => Err(Error::config(format!("`{key}` needs `{certificate}`, the file of its certificate"))),
+            (None, None) => Ok(None),
+        }
+    }
+
     fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         match choices.iter().find(|(spelling, _)| *spelling == value) {
@@ -353,6 +490,10 @@ impl Parameters {
             .ok_or_else(|| Error::config(format!("`{name}` must be a number with a unit, as in `500ms`, `10s`, `2m` or `1h`")))
     }
 
+    fn interval_type(&mut self) -> Result<Option<IntervalType>> {
+        self.choice("interval_type", &[("time", IntervalType::Time), ("text", IntervalType::Text)])
+    }
+
     fn size(&mut self, name: &str) -> Result<Option<u64>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         parse_size(&value)
@@ -362,43 +503,41 @@ impl Parameters {
 }
 
 /// The parameter of this name, or an error with the way to the right one.
-fn known(name: &str, scheme: &str) -> Result<&'static str> {
-    match PARAMETERS.iter().find(|(known, _)| *known == name) {
-        Some((known, schemes)) if schemes.contains(&scheme) => return Ok(known),
-        Some((known, schemes)) => {
-            let is_both = |listed: &&&str| **listed != MYSQL_SINK || !schemes.contains(&"mysql");
-            let theirs: Vec<_> = schemes.iter().filter(is_both).map(|scheme| shown(scheme)).collect();
-            let message = format!("`{known}` is a parameter of {}, not of {}", alternatives(&theirs, "and"), shown(scheme));
-            return Err(Error::config(format!("{message}; {}", list_of_known(scheme))));
-        }
-        None => {}
+fn known(name: &str, role: Role, scheme: &str) -> Result<&'static str> {
+    let parameters = role.parameters();
+    let found = parameters.iter().find(|(known, _)| *known == name);
+    if let Some((known, schemes)) = found
+        && schemes.contains(&scheme)
+    {
+        return Ok(known);
     }
-    if name.is_empty() {
-        return Err(Error::config(format!("there is a parameter without a name; {}", list_of_known(scheme))));
-    }
-    let is_name = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    let shown = if is_name { format!("unknown parameter `{name}`") } else { "an unknown parameter".into() };
     let plain: String = name.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
     let meant = FOREIGN
         .iter()
         .find_map(|(foreign, known)| (*foreign == plain).then_some(*known))
-        .or_else(|| PARAMETERS.iter().find_map(|(known, _)| (known.replace('_', "") == plain).then_some(*known)))
-        .filter(|meant| PARAMETERS.iter().any(|(known, schemes)| known == meant && schemes.contains(&scheme)));
-    let hint = meant.map_or_else(String::new, |meant| format!(": it is called `{meant}` here"));
-    Err(Error::config(format!("{shown}{hint}; {}", list_of_known(scheme))))
-}
-
-fn list_of_known(scheme: &str) -> String {
-    let known: Vec<_> = PARAMETERS.iter().filter(|(_, schemes)| schemes.contains(&scheme)).map(|(known, _)| format!("`{known}`")).collect();
-    match known.as_slice() {
-        [one] => format!("{} knows {one}", shown(scheme)),
-        known => format!("{} knows {}", shown(scheme), alternatives(known, "and")),
+        .or_else(|| parameters.iter().find_map(|(known, _)| (known.replace('_', "") == plain).then_some(*known)))
+        .filter(|meant| parameters.iter().any(|(known, schemes)| known == meant && schemes.contains(&scheme)));
+    if let (Some((known, schemes)), None) = (found, meant) {
+        let theirs: Vec<_> = schemes.iter().map(|scheme| format!("`{scheme}://`")).collect();
+        let message = format!("`{known}` is a parameter of {}, not of `{scheme}://`", alternatives(&theirs, "and"));
+        return Err(Error::config(format!("{message}; {}", list_of_known(role, scheme))));
     }
+    if name.is_empty() {
+        return Err(Error::config(format!("there is a parameter without a name; {}", list_of_known(role, scheme))));
+    }
+    let is_name = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    let shown = if is_name { format!("unknown parameter `{name}`") } else { "an unknown parameter".into() };
+    let hint = meant.map_or_else(String::new, |meant| format!(": it is called `{meant}` here"));
+    Err(Error::config(format!("{shown}{hint}; {}", list_of_known(role, scheme))))
 }
 
-/// A scheme as errors name it.
-fn shown(scheme: &str) -> String {
-    if scheme == MYSQL_SINK { "`mysql://` as a destination".to_owned() } else { format!("`{scheme}://`") }
+fn list_of_known(role: Role, scheme: &str) -> String {
+    let parameters = role.parameters().iter().filter(|(_, schemes)| schemes.contains(&scheme));
+    let known: Vec<_> = parameters.map(|(known, _)| format!("`{known}`")).collect();
+    match known.as_slice() {
+        [one] => format!("`{scheme}://` knows {one}"),
+        known => format!("`{scheme}://` knows {}", alternatives(known, "and")),
+    }
 }
 
 /// `a`, `b` or `c`.
@@ -413,7 +552,8 @@ fn alternatives(names: &[String], word: &str) -> String {
 fn split_scheme<'a>(uri: &'a str, expected: &str) -> Result<(&'static str, &'a str)> {
     let (scheme, rest) =
         uri.split_once("://").ok_or_else(|| Error::config(format!("this is not a URI: it has to begin with {expected}")))?;
-    let known = ["mysql", "mysql+cdc", "duckdb", "sqlite"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
+    let scheme = if scheme.eq_ignore_ascii_case("postgres") { "postgresql" } else { scheme };
+    let known = ["mysql", "mysql+cdc", "postgresql", "duckdb", "sqlite"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
     Ok((known.unwrap_or_default(), rest))
 }
 
@@ -569,6 +709,58 @@ mod tests {
     }
 
     #[test]
+    fn postgres_uris_set_what_they_say() {
+        let shop = || SourceOptions::postgres("h", "shop").with_user("u");
+        let cases = [
+            ("postgresql://u@h/shop", shop()),
+            ("POSTGRES://u@h:5433/shop", shop().with_port(5433)),
+            ("postgresql://u:p%40ss%3Aw%2Frd@h/shop?sslmode=disable", shop().with_password("p@ss:w/rd").with_tls(Tls::Off)),
+            ("postgresql://u@h/shop?sslmode=prefer", shop().with_tls(Tls::Preferred)),
+            ("postgresql://u@h/shop?sslmode=require", shop().with_tls(Tls::DangerSkipVerify)),
+            ("postgresql://u@h/shop?sslmode=require&sslrootcert=ca.pem", shop().with_tls(Tls::VerifyIssuer).with_tls_ca("ca.pem")),
+            ("postgresql://u@h/shop?sslmode=verify-ca&sslrootcert=ca.pem", shop().with_tls(Tls::VerifyIssuer).with_tls_ca("ca.pem")),
+            (
+                "postgresql://u@h/shop?sslmode=verify-full&sslcert=c&sslkey=k",
+                shop().with_tls(Tls::Verify).with_client_certificate("c", "k"),
+            ),
+            ("postgresql://u@h/shop?schema=a&interval_type=time", shop().with_schema("a").with_interval_type(IntervalType::Time)),
+            (
+                "postgresql://u@h/shop?application_name=x&options=-c%20search_path%3Da,b",
+                shop().with_application_name("x").with_session_options("-c search_path=a,b"),
+            ),
+            ("postgresql://u@h/shop?connect_timeout=3s", shop().with_connect_timeout(Duration::from_secs(3))),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(SourceOptions::from_uri(uri).unwrap_or_else(|error| panic!("{uri}: {error}")), expected, "{uri}");
+        }
+        let default = SourceOptions::from_uri("postgresql://u@h/shop?sslrootcert=ca.pem").unwrap();
+        assert_eq!(default.tls(), Tls::Verify);
+        assert_eq!(SinkOptions::from_uri("postgres://u@h/shop").unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn file_uris_set_what_they_say() {
+        let cases = [
+            ("sqlite:///data/shop.db", SourceOptions::sqlite("/data/shop.db")),
+            ("SQLite://shop%3F.db", SourceOptions::sqlite("shop?.db")),
+            (
+                "sqlite://shop.db?busy_timeout=1m&types=text",
+                SourceOptions::sqlite("shop.db").with_busy_timeout(Duration::from_secs(60)).with_sqlite_types(SqliteTypes::Text),
+            ),
+            ("duckdb:///data/shop.duckdb", SourceOptions::duckdb("/data/shop.duckdb")),
+            (
+                "duckdb://x?schema=a%20b&memory_limit=1GiB&interval_type=text",
+                SourceOptions::duckdb("x").with_schema("a b").with_memory_limit_bytes(1 << 30).with_interval_type(IntervalType::Text),
+            ),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(SourceOptions::from_uri(uri).unwrap_or_else(|error| panic!("{uri}: {error}")), expected, "{uri}");
+        }
+        let wrong = SourceOptions::sqlite("x").with_schema("main").check().unwrap_err();
+        assert!(wrong.to_string().contains("`schema` is set for a source that does not have it"), "{wrong}");
+    }
+
+    #[test]
     fn capture_uris_set_what_they_say() {
         let cases = [
             ("", capture()),
@@ -670,13 +862,33 @@ mod tests {
     fn source_uris_that_are_wrong_say_what_is_wrong() {
         let cases = [
             ("", "not a URI"),
-            ("h/shop", "not a URI: it has to begin with `mysql://` or `mysql+cdc://`"),
+            ("h/shop", "not a URI: it has to begin with `mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`"),
             ("mysql:/h/shop", "not a URI"),
-            ("://h/shop", "scheme is unknown: expected `mysql://` or `mysql+cdc://`"),
-            ("postgres://h/shop", "scheme is unknown"),
+            ("://h/shop", "scheme is unknown: expected `mysql://`, `mysql+cdc://`, `postgresql://`, `sqlite://` or `duckdb://`"),
+            ("postgresq://h/shop", "scheme is unknown"),
+            ("postgres://h/shop", "the user is missing"),
+            ("postgresql://u@h", "the database is missing"),
+            ("postgresql://u@h/shop?sslmode=allow", "`sslmode` must be `disable`, `prefer`, `require`, `verify-ca` or `verify-full`"),
+            ("postgresql://u@h/shop?sslmode=prefer&sslrootcert=ca.pem", "`sslrootcert` contradicts `sslmode`"),
+            ("postgresql://u@h/shop?sslmode=disable&sslcert=c&sslkey=k", "contradict `sslmode=disable`"),
+            ("postgresql://u@h/shop?sslcert=c", "`sslcert` needs `sslkey`"),
+            (
+                "postgresql://u@h/shop?tls=true",
+                "`tls` is a parameter of `mysql://` and `mysql+cdc://`, not of `postgresql://`; `postgresql://` knows",
+            ),
+            ("postgresql://u@h/shop?target_session_attrs=any", "unknown parameter `target_session_attrs`"),
+            ("postgresql://u@h/shop?grpc_port=1", "`grpc_port` is a parameter of `mysql+cdc://`"),
+            ("postgresql://u:p/w@h/shop", "`@` after its host"),
             ("mysql+cdcx://h/shop", "scheme is unknown"),
-            ("duckdb:///x.duckdb", "`duckdb://` is a destination"),
-            ("sqlite:///x.db", "`sqlite://` is a destination"),
+            ("duckdb://", "the source's path is missing"),
+            ("duckdb:///folder/", "must name a file"),
+            ("sqlite://:memory:", "`:memory:` is empty"),
+            ("sqlite:///x.db?threads=1", "unknown parameter `threads`; `sqlite://` knows `busy_timeout` and `types`"),
+            ("sqlite:///x.db?types=strict", "`types` must be `declared` or `text`"),
+            ("sqlite:///x.db?busy_timeout=25h", "`busy_timeout` must be from 1ms to 24h"),
+            ("sqlite:///x.db?schema=main", "`schema` is a parameter of `duckdb://`, not of `sqlite://`"),
+            ("duckdb:///x.duckdb?memory_limit=1KiB", "`memory_limit` must be at least 1MiB"),
+            ("duckdb:///x.duckdb?interval_type=varchar", "`interval_type` must be `time` or `text`"),
             ("mysql://", "host is missing"),
             ("mysql:///shop", "host is missing"),
             ("mysql://:3306/shop", "host is missing"),

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::interval::{Bound, Interval};
-use crate::policy::MalformedText;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Highest, LoadPlan, Sink};
-use crate::source::Source;
-use crate::source::mysql::Rows;
+use crate::source::rows::Rows;
+use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Copies the tables that the options name.
@@ -69,16 +68,15 @@ fn check(options: &IngestOptions) -> Result<()> {
 }
 
 /// How the rows of a table get in, and which of them come.
+///
+/// `table` is as its rows come.
 fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableName) -> Result<LoadPlan> {
     let strategy = match options.full_refresh() {
         true => Strategy::Replace,
         false => options.strategy().unwrap_or(Strategy::Replace),
     };
     let Some(key) = options.incremental_key() else { return Ok(LoadPlan::of(strategy)) };
-    let interval = match options.malformed_text() {
-        MalformedText::Bytes => Interval::of(&table.clone().with_text_as_bytes(), key, options.interval_start(), options.interval_end()),
-        _ => Interval::of(table, key, options.interval_start(), options.interval_end()),
-    }?;
+    let interval = Interval::of(table, key, options.interval_start(), options.interval_end())?;
     let is_bounded = interval.start().is_some() || interval.end().is_some();
     let interval = match strategy {
         Strategy::Append | Strategy::Merge | Strategy::DeleteInsert if interval.start().is_none() => {
@@ -108,10 +106,12 @@ fn copy_table(
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
     sink.check_name(target)?;
-    let plan = plan(sink, options, table, target)?;
+    let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
+    let plan = plan(sink, options, &source.as_read(table, &reading), target)?;
+    reading.interval.clone_from(&plan.interval);
     loop {
         options.cancel().check()?;
-        let rows = source.rows_unless(Arc::clone(table), plan.interval.as_ref(), options.malformed_text(), options.cancel())?;
+        let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;
         let error = match copy_rows(rows, sink, options, &plan, target, entry, &progress) {
             // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
             Err(error) if error.kind() == ErrorKind::Connect => error,

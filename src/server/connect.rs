@@ -13,43 +13,12 @@ use mysql::{Conn, DriverError, Opts, OptsBuilder, SslOpts};
 
 use crate::cancel::Cancel;
 use crate::options::{CaptureOptions, SourceOptions, Workload};
+use crate::source::server::ServerKind;
 use crate::tls::Tls;
 use crate::{Error, ErrorKind, Result};
 
 /// No packet is larger than a gibibyte, whatever the server's own limit.
 const MAX_PACKET: usize = 1 << 30;
-
-/// What a server says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ServerKind {
-    /// MySQL, or something that speaks like it.
-    MySql {
-        /// What `@@version` says.
-        version: String,
-    },
-    /// Vitess's vtgate; PlanetScale is one.
-    Vitess {
-        /// What `@@version` says: the MySQL version that vtgate presents.
-        version: String,
-        /// What `@@version_comment` says, where vtgate names its own version.
-        comment: String,
-    },
-}
-
-impl ServerKind {
-    /// What `@@version` says.
-    pub fn version(&self) -> &str {
-        match self {
-            Self::MySql { version } | Self::Vitess { version, .. } => version,
-        }
-    }
-
-    /// Whether this is vtgate.
-    pub fn is_vitess(&self) -> bool {
-        matches!(self, Self::Vitess { .. })
-    }
-}
 
 /// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload: `olap`, which lifts the cap on rows
 /// and streams results of any size, unless the options say otherwise.
@@ -357,7 +326,7 @@ fn dial_once(options: &SourceOptions, local: SocketAddr, ssl: Option<SslOpts>) -
 fn ssl_options(options: &SourceOptions) -> Result<Option<SslOpts>> {
     let verify = match options.tls() {
         Tls::Off => return Ok(None),
-        Tls::Verify => true,
+        Tls::Verify | Tls::VerifyIssuer => true,
         Tls::DangerSkipVerify | Tls::Preferred => false,
     };
     // The client library asks for the process's default provider, and panics where two are compiled in and none was chosen.

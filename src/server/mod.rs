@@ -5,8 +5,7 @@ mod interval;
 #[cfg(unix)]
 mod socket;
 
-pub use connect::ServerKind;
-pub(crate) use connect::{Connection, Interrupter, is_tablet_away, kind_of, query_error};
+pub(crate) use connect::{Connection, is_tablet_away, kind_of, query_error};
 pub(crate) use interval::condition;
 
 /// A name as MySQL's statements take it, whatever it holds.

@@ -54,7 +54,7 @@ pub(crate) use self::reduce::Put;
 pub(crate) use self::store::{Highest, LoadPlan};
 use self::store::{Loading, Merging, Store};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Values};
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
 use crate::options::SinkOptions;
@@ -235,7 +235,11 @@ fn append_counted(destination: &mut dyn Destination, table: &TableName, batch: &
     }
     for (column, data) in columns.iter().zip(batch.columns()) {
         if !data.replaced().is_empty() {
-            changed.add(column.name(), ValueChange::TextReplaced, data.replaced().len() as u64);
+            let change = match data.values() {
+                Values::DateTime(_) => ValueChange::DateOutOfRangeToNull,
+                _ => ValueChange::TextReplaced,
+            };
+            changed.add(column.name(), change, data.replaced().len() as u64);
         }
     }
     Ok(())

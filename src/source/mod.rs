@@ -1,42 +1,75 @@
 //! Where rows come from.
 
 pub(crate) mod charset;
+#[cfg(feature = "duckdb")]
+mod duckdb;
 pub(crate) mod mysql;
+pub(crate) mod patience;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+pub(crate) mod rows;
+pub(crate) mod server;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[cfg(any(feature = "vstream", feature = "_fuzzing", test))]
 pub(crate) mod vstream;
 
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Instant;
+use std::sync::Arc;
 
-use self::mysql::{Connection, Interrupter, Rows, ServerKind};
+use self::mysql::{Connection, MySql};
+use self::rows::Rows;
+use self::server::ServerKind;
+use crate::batch::ColumnData;
 use crate::cancel::Cancel;
 use crate::interval::Interval;
 use crate::options::SourceOptions;
-use crate::policy::MalformedText;
-use crate::retry::Retry;
-use crate::schema::Table;
+use crate::place::SourcePlace;
+use crate::policy::{MalformedText, ZeroDates};
+use crate::schema::{Column, ColumnType, Table};
+use crate::value::DateTime;
 use crate::{Error, ErrorKind, Result};
 
-/// A MySQL, PlanetScale or Vitess database that rows are read from.
+/// A database that rows are read from: MySQL, PlanetScale or Vitess, PostgreSQL, or an SQLite or DuckDB file.
 ///
-/// It keeps one connection between calls; each reading of a table has its own. Once it is open, a connection that fails or breaks is made anew
-/// and the question asked again, with growing pauses and for as long as [`SourceOptions::with_retry_timeout`] says.
+/// Of a server it keeps one connection between calls; each reading of a table has its own. Once it is open, a connection that fails or breaks is
+/// made anew and the question asked again, with growing pauses and for as long as [`SourceOptions::with_retry_timeout`] says.
 pub struct Source {
     options: SourceOptions,
-    server: ServerKind,
-    idle: Mutex<Option<Connection>>,
-    /// One for all calls, so that a server that is gone for good costs the time limit once, and not once for each table.
-    retry: Mutex<Retry>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// By its own type, since change capture has more to ask.
+    MySql(Box<MySql>),
+    #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+    Other(Box<dyn Origin>),
+}
+
+/// What is behind a [`Source`], which documents the methods.
+pub(crate) trait Origin: Send + Sync {
+    fn server(&self) -> &ServerKind;
+    fn tables(&self, cancel: &Cancel) -> Result<Vec<Table>>;
+    fn table(&self, name: &str, cancel: &Cancel) -> Result<Table>;
+    fn rows(&self, table: Arc<Table>, reading: &Reading, cancel: &Cancel) -> Result<Rows>;
+}
+
+/// How the rows of a table are read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reading {
+    pub(crate) malformed_text: MalformedText,
+    /// For what is no value of a [`DateTime`](crate::DateTime). Those that are, but that no calendar has, concern destinations only.
+    pub(crate) zero_dates: ZeroDates,
+    /// Only the rows of it.
+    pub(crate) interval: Option<Interval>,
 }
 
 impl Source {
-    /// Connects to what a URI names: `mysql://user:password@host:port/database`.
+    /// Opens what a URI names: `mysql://user:password@host:port/database`, `postgresql://…`, `sqlite:///path.db`, `duckdb:///path.duckdb`.
     ///
     /// # Errors
     /// `Config` for the URI itself; `Connect`, `Tls`, `Auth`, `Timeout` or `Schema` (no such database) for the connection, all within the
-    /// connect time limit. A connection that fails is not tried again.
+    /// connect time limit. A connection that fails is not tried again. `Source` for a file that is not there, or not a database of that kind;
+    /// `Unsupported` without the feature that it needs.
     pub fn open(uri: &str) -> Result<Self> {
         Self::open_with(&SourceOptions::from_uri(uri)?)
     }
@@ -55,15 +88,35 @@ impl Source {
     /// As [`Source::open`]; `Cancelled`.
     pub fn open_unless(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
         options.check()?;
-        let connection = Connection::open(options, cancel)?;
-        let server = connection.server().clone();
-        let retry = Mutex::new(Retry::new(options.retry_timeout()));
-        Ok(Self { options: options.clone(), server, idle: Mutex::new(Some(connection)), retry })
+        let kind = match options.place() {
+            SourcePlace::MySql => Kind::MySql(Box::new(MySql::open(options, cancel)?)),
+            #[cfg(feature = "sqlite")]
+            SourcePlace::Sqlite => Kind::Other(Box::new(sqlite::Sqlite::open(options, cancel)?)),
+            #[cfg(not(feature = "sqlite"))]
+            SourcePlace::Sqlite => return Err(built_without("sqlite")),
+            #[cfg(feature = "duckdb")]
+            SourcePlace::DuckDb => Kind::Other(Box::new(duckdb::DuckDb::open(options)?)),
+            #[cfg(not(feature = "duckdb"))]
+            SourcePlace::DuckDb => return Err(built_without("duckdb")),
+            #[cfg(feature = "postgres")]
+            SourcePlace::Postgres => Kind::Other(Box::new(postgres::Postgres::open(options, cancel)?)),
+            #[cfg(not(feature = "postgres"))]
+            SourcePlace::Postgres => return Err(built_without("postgres")),
+        };
+        Ok(Self { options: options.clone(), kind })
     }
 
-    /// What the server says it is.
+    fn origin(&self) -> &dyn Origin {
+        match &self.kind {
+            Kind::MySql(mysql) => mysql.as_ref(),
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+            Kind::Other(origin) => origin.as_ref(),
+        }
+    }
+
+    /// What the server says it is, or of what kind the file is.
     pub fn server(&self) -> &ServerKind {
-        &self.server
+        self.origin().server()
     }
 
     /// The options that it was opened with.
@@ -71,7 +124,8 @@ impl Source {
         &self.options
     }
 
-    /// Every base table of the database, by name: no views, no tables of Vitess itself, none that a tool for online schema changes left.
+    /// Every base table of the database, by name: no views, no tables of Vitess or of the file's format, none that a tool for online schema changes
+    /// or this crate left. Where there are schemas, those of the default one.
     ///
     /// # Errors
     /// `Source`, `Connect` or `Timeout` if the server does not answer; `Schema` if a column has a type that cannot be mapped.
@@ -80,10 +134,11 @@ impl Source {
     }
 
     pub(crate) fn tables_unless(&self, cancel: &Cancel) -> Result<Vec<Table>> {
-        self.with_connection(cancel, mysql::tables)
+        self.origin().tables(cancel)
     }
 
-    /// One base table by its exact name.
+    /// One base table by its exact name. Where there are schemas, `schema.table` is one of another schema than the default one, unless the default
+    /// one has a table of that very name.
     ///
     /// # Errors
     /// As [`Source::tables`]; `Schema` if there is no such table.
@@ -92,7 +147,7 @@ impl Source {
     }
 
     pub(crate) fn table_unless(&self, name: &str, cancel: &Cancel) -> Result<Table> {
-        self.with_connection(cancel, |connection| mysql::table(connection, name))
+        self.origin().table(name, cancel)
     }
 
     /// Reads all rows of a table, in batches.
@@ -117,7 +172,7 @@ impl Source {
     /// # Errors
     /// As [`Source::rows_of`].
     pub fn rows_with(&self, table: Arc<Table>, malformed_text: MalformedText) -> Result<Rows> {
-        self.rows_unless(table, None, malformed_text, &Cancel::new())
+        self.rows_unless(table, &Reading { malformed_text, ..Reading::default() }, &Cancel::new())
     }
 
     /// Reads the rows of a table whose value in `column` lies between two values, both included, as MySQL prints such values. Without one of them the
@@ -126,25 +181,31 @@ impl Source {
     /// # Errors
     /// As [`Source::rows_of`]; `Schema` if there is no such column; `Config` if `start` or `end` is no value of it, or it has no order.
     pub fn rows_between(&self, table: Arc<Table>, column: &str, start: Option<&str>, end: Option<&str>) -> Result<Rows> {
-        let interval = Interval::of(&table, column, start, end)?;
-        self.rows_unless(table, Some(&interval), MalformedText::default(), &Cancel::new())
+        let interval = Some(Interval::of(&table, column, start, end)?);
+        self.rows_unless(table, &Reading { interval, ..Reading::default() }, &Cancel::new())
     }
 
-    pub(crate) fn rows_unless(
-        &self,
-        table: Arc<Table>,
-        interval: Option<&Interval>,
-        malformed_text: MalformedText,
-        cancel: &Cancel,
-    ) -> Result<Rows> {
-        let connection = self.persist(cancel, || {
-            let connection = match self.take_idle() {
-                Some(connection) => unless(cancel, connection.interrupter(), || Ok(connection.if_alive()))?,
-                None => None,
-            };
-            connection.map_or_else(|| Connection::open(&self.options, cancel), Ok)
-        })?;
-        Rows::start(connection, table, interval, malformed_text)
+    pub(crate) fn rows_unless(&self, table: Arc<Table>, reading: &Reading, cancel: &Cancel) -> Result<Rows> {
+        let rows = self.origin().rows(table, reading, cancel)?;
+        Ok(match &self.kind {
+            // The server chooses the rows.
+            Kind::MySql(_) => rows,
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+            Kind::Other(_) => match &reading.interval {
+                Some(interval) => rows.within(interval.clone())?,
+                None => rows,
+            },
+        })
+    }
+
+    /// The table as its rows come when they are read so.
+    pub(crate) fn as_read(&self, table: &Table, reading: &Reading) -> Table {
+        match &self.kind {
+            Kind::MySql(_) if reading.malformed_text == MalformedText::Bytes => table.clone().with_text_as_bytes(),
+            Kind::MySql(_) => table.clone(),
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+            Kind::Other(_) => as_read(table, reading),
+        }
     }
 
     /// Captures changes of tables, as a URI `mysql+cdc://…` says.
@@ -156,99 +217,115 @@ impl Source {
     /// cannot be resumed from; `Schema` if a table has no primary key.
     #[cfg(feature = "vstream")]
     pub fn changes(&self, request: vstream::run::CaptureRequest, cancel: crate::Cancel) -> Result<vstream::run::Changes<'_>> {
+        if !matches!(self.kind, Kind::MySql(_)) {
+            let message = format!("change capture needs Vitess or PlanetScale, but the source is {}", self.server().name());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         vstream::run::Changes::start(self, request, cancel)
     }
 
-    /// Asks the server something, and asks again where the connection fails or breaks.
+    /// Asks a MySQL server something, and asks again where the connection fails or breaks.
     pub(crate) fn with_connection<T: Send>(&self, cancel: &Cancel, work: impl Fn(&mut Connection) -> Result<T> + Sync) -> Result<T> {
-        self.persist(cancel, || {
-            if let Some(connection) = self.take_idle() {
-                match self.ask(cancel, connection, &work) {
-                    // Servers close connections that were idle for long.
-                    Err(error) if error.kind() == ErrorKind::Connect => {}
-                    result => return result,
-                }
-            }
-            self.ask(cancel, Connection::open(&self.options, cancel)?, &work)
+        match &self.kind {
+            Kind::MySql(mysql) => mysql.with_connection(cancel, work),
+            #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+            Kind::Other(_) => Err(Error::new(ErrorKind::Unsupported, "change capture needs Vitess or PlanetScale")),
+        }
+    }
+}
+
+/// A name as standard SQL takes it, whatever it holds.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Whether this crate keeps its account in a table of that name, beside those that it has written.
+fn is_own(name: &str) -> bool {
+    name.starts_with("_ingest_")
+}
+
+fn no_such_table(name: &str) -> Error {
+    Error::new(ErrorKind::Schema, format!("the source has no base table `{name}`")).with_table(name)
+}
+
+/// Where each column of a table that was described before is among those that it has now.
+///
+/// # Errors
+/// `Schema` if one is gone or has another type.
+fn same_columns(table: &Table, now: &[&Column]) -> Result<Vec<usize>> {
+    let changed = |column: &Column, what: &str| {
+        let message = format!("column `{}` of table `{}` {what} since the table was looked at", column.name(), table.name());
+        Error::new(ErrorKind::Schema, message).with_table(table.name()).with_column(column.name())
+    };
+    table
+        .columns()
+        .iter()
+        .map(|column| {
+            let index = now.iter().position(|now| now.name() == column.name()).ok_or_else(|| changed(column, "is gone"))?;
+            if now[index].column_type() == column.column_type() { Ok(index) } else { Err(changed(column, "has changed its type")) }
         })
-    }
+        .collect()
+}
 
-    fn ask<T: Send>(&self, cancel: &Cancel, connection: Connection, work: &(impl Fn(&mut Connection) -> Result<T> + Sync)) -> Result<T> {
-        let (answer, connection) = unless(cancel, connection.interrupter(), || {
-            let broke = || Error::new(ErrorKind::Connect, "the server closed an idle connection");
-            let mut connection = connection.if_alive().ok_or_else(broke)?;
-            Ok((work(&mut connection)?, connection))
-        })?;
-        // Only from here on: one on which something failed may be set to another target than this database.
-        *self.lock_idle() = Some(connection);
-        Ok(answer)
-    }
-
-    /// Makes an attempt, and others while that may help.
-    fn persist<T>(&self, cancel: &Cancel, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        loop {
-            let began = Instant::now();
-            let error = match attempt() {
-                Err(error) if error.is_transient() => error,
-                result => {
-                    if !matches!(&result, Err(error) if error.kind() == ErrorKind::Cancelled) {
-                        self.lock_retry().succeeded();
-                    }
-                    return result;
-                }
-            };
-            let mut retry = self.lock_retry();
-            let Some(until) = retry.failed(began, Instant::now()) else {
-                return Err(if retry.failures() > 1 { given_up(&retry, error) } else { error });
-            };
-            log::warn!("the MySQL server is asked again (attempt {}): {error:#}", retry.failures() + 1);
-            drop(retry);
-            cancel.wait_until(until)?;
+/// The table as its rows come: with other types where a policy wants them.
+fn as_read(table: &Table, reading: &Reading) -> Table {
+    let mut read = table.clone();
+    if reading.zero_dates == ZeroDates::Text {
+        for (index, column) in table.columns().iter().enumerate() {
+            if matches!(column.column_type(), ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. }) {
+                read = read.with_column_type(index, ColumnType::Text { length: None });
+            }
         }
     }
+    if reading.malformed_text == MalformedText::Bytes { read.with_text_as_bytes() } else { read }
+}
 
-    fn take_idle(&self) -> Option<Connection> {
-        self.lock_idle().take()
-    }
-
-    fn lock_idle(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_retry(&self) -> MutexGuard<'_, Retry> {
-        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
+/// Appends a date or a moment; `None` is one that MySQL does not have.
+fn push_moment(column: &mut ColumnData, moment: Option<DateTime>, zero_dates: ZeroDates) -> Result<()> {
+    match (moment, zero_dates) {
+        (Some(moment), _) => column.push_datetime(moment),
+        (None, ZeroDates::Null) => {
+            column.push_nulled_date();
+            Ok(())
+        }
+        (None, _) => {
+            let message = "a date is before Christ, beyond the year 9999, or infinite, which MySQL does not have; `zero_dates` says what becomes of it";
+            Err(Error::decode(message))
+        }
     }
 }
 
-fn given_up(retry: &Retry, last: Error) -> Error {
-    let message =
-        format!("the MySQL server could not be asked, in {} attempts within {:?} (`retry_timeout`)", retry.failures(), retry.limit());
-    Error::new(last.kind(), message).with_cause(last)
+fn not_finite(is_nan: bool) -> Error {
+    let what = if is_nan { "not a number" } else { "infinite" };
+    Error::decode(format!("a value is {what}, which MySQL does not have"))
 }
 
-/// Does what waits for a server, on a thread of its own, so that the wait can be cancelled: the connection is closed then, which ends the
-/// thread.
-fn unless<T: Send>(cancel: &Cancel, interrupter: Option<Interrupter>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let (sender, answer) = sync_channel(1);
-        let thread = thread::Builder::new().name("ingest-ask".to_owned()).spawn_scoped(scope, move || {
-            // Nobody listens any more after a cancellation.
-            let _ = sender.send(work());
-        });
-        let thread =
-            thread.map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to ask the server on").with_cause(cause))?;
-        let awaited = cancel.wait_for(&answer, None);
-        if let (Err(_), Some(interrupter)) = (&awaited, interrupter) {
-            interrupter.interrupt();
-        }
-        // A thread that died of a panic has sent nothing: the client library indexes into packets.
-        let _ = thread.join();
-        awaited?.unwrap_or_else(|_| Err(Error::protocol("the server broke MySQL's protocol")))
-    })
+/// A decimal with as many digits after the point as its column has, one before it at least, and no zeros in front; `None` if the text is no number or has
+/// more digits.
+fn decimal(text: &str, precision: u8, scale: u8) -> Option<String> {
+    let (sign, unsigned) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) || (whole.is_empty() && fraction.is_empty()) {
+        return None;
+    }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let scale = usize::from(scale);
+    if whole.len() > usize::from(precision) - scale || fraction.len() > scale {
+        return None;
+    }
+    let sign = if whole.is_empty() && fraction.is_empty() { "" } else { sign };
+    let (whole, point) = (if whole.is_empty() { "0" } else { whole }, if scale > 0 { "." } else { "" });
+    Some(format!("{sign}{whole}{point}{fraction:0<scale$}"))
+}
+
+#[cfg(not(all(feature = "sqlite", feature = "duckdb", feature = "postgres")))]
+fn built_without(feature: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("built without the feature `{feature}`, which this source needs"))
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("options", &self.options).field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Source").field("options", &self.options).field("server", self.server()).finish_non_exhaustive()
     }
 }

@@ -27,6 +27,8 @@ mod scripted;
 mod scripted_vtgate;
 mod servers;
 #[cfg(all(feature = "sqlite", feature = "duckdb"))]
+mod sources;
+#[cfg(all(feature = "sqlite", feature = "duckdb"))]
 mod strategies;
 mod support;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]

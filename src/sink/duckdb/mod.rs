@@ -1,15 +1,15 @@
 //! DuckDB.
 
-mod library;
 mod write;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use self::library::{Appender, Connection, Failure, FailureKind};
 use super::stored::{Gather, Stored};
 use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
+use crate::libduckdb::append::Appender;
+use crate::libduckdb::{Connection, Failure, FailureKind};
 use crate::options::{DuckDbOptions, EnumType, TimeType};
 use crate::policy::{Changed, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};

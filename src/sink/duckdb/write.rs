@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::library::{Appender, Chunk, Failure, FailureKind, Fixed, HugeInt, Interval};
 use super::{Forms, duckdb_error};
 use crate::batch::{Batch, ColumnData, Values, VarLen};
+use crate::libduckdb::append::{Appender, Chunk};
+use crate::libduckdb::{Failure, FailureKind, Fixed, HugeInt, Interval};
 use crate::options::TimeType;
 use crate::policy::{Changed, ValueChange, ZeroDates};
 use crate::schema::ColumnType;

@@ -1,139 +1,29 @@
 //! Reading a table whole.
 
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use mysql::prelude::{Protocol, Queryable};
 use mysql::{QueryResult, Value};
 
 use super::decode;
+use super::origin::{BROKEN, interrupt_of};
 use crate::batch::Batch;
-use crate::cancel::Cancel;
-use crate::interval::Interval;
 use crate::policy::MalformedText;
-use crate::queue::{self, Receiver, Sender};
 use crate::schema::{Column, ColumnType, Table};
-use crate::server::{Connection, Interrupter, condition, query_error, quoted};
+use crate::server::{Connection, condition, query_error, quoted};
+use crate::source::Reading;
 use crate::source::charset::Charset;
-use crate::{Error, ErrorKind, Result};
+use crate::source::rows::{BATCH_BYTES, Outlet, Rows};
+use crate::{Error, Result};
 
-/// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
-const BATCH_BYTES: usize = 4 << 20;
-
-/// Bytes of batches that wait for the caller. One more batch is being filled and one is being worked on.
-const WAITING_BYTES: usize = 48 << 20;
-
-/// How often a wait looks whether it was cancelled.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The rows of one table, in batches, in the server's order.
-///
-/// All rows are of one statement, so on one MySQL server they are the table at one moment; of a sharded keyspace each shard is read at its
-/// own moment. Rows are read ahead by a thread of their own: up to 56 MiB, or three rows if those are larger. `next` blocks until a
-/// batch is there, at most five minutes without a sign of life from the server. After an error there is nothing more. `None` comes
-/// only after the last row arrived; a connection that breaks is an error. Dropping the iterator closes the connection and ends
-/// the thread.
-#[must_use = "an iterator that is not used reads nothing"]
-pub struct Rows {
-    table: Arc<Table>,
-    batches: Option<Receiver<Result<Batch>>>,
-    thread: Option<JoinHandle<()>>,
-    interrupter: Option<Interrupter>,
-}
-
-impl Rows {
-    pub(crate) fn start(
-        mut connection: Connection,
-        table: Arc<Table>,
-        interval: Option<&Interval>,
-        malformed: MalformedText,
-    ) -> Result<Self> {
-        let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
-        if table.columns().is_empty() {
-            return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no columns", table.name())).with_table(table.name()));
-        }
-        let interrupter = connection.interrupter();
-        let (sender, batches) = queue::bounded(WAITING_BYTES);
-        let read = Arc::clone(&table);
-        let condition = interval.map(|interval| format!(" WHERE {}", condition(interval))).unwrap_or_default();
-        let thread = thread::Builder::new()
-            .name("ingest-read".to_owned())
-            .spawn(move || {
-                if let Err(error) = read_table(&mut connection, &read, &condition, malformed, &sender) {
-                    // The iterator may be gone; then nobody wants to know.
-                    let _ = sender.send(Err(error.with_table(read.name())), 0);
-                }
-            })
-            .map_err(|cause| Error::new(ErrorKind::Source, "no thread can be started to read on").with_cause(cause))?;
-        Ok(Self { table, batches: Some(batches), thread: Some(thread), interrupter })
-    }
-
-    /// The table as it was when reading began.
-    pub fn table(&self) -> &Arc<Table> {
-        &self.table
-    }
-
-    /// Like `next`, but ends with an error soon after `cancel` was called.
-    pub(crate) fn next_unless(&mut self, cancel: &Cancel) -> Option<Result<Batch>> {
-        loop {
-            if let Err(cancelled) = cancel.check() {
-                self.close();
-                return Some(Err(cancelled.with_table(self.table.name())));
-            }
-            let received = self.batches.as_ref()?.recv_timeout(CANCEL_INTERVAL);
-            match received {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(batch) => return self.fuse(Some(batch)),
-                Err(RecvTimeoutError::Disconnected) => return self.fuse(None),
-            }
-        }
-    }
-
-    /// Passes on what came, and after an error or the end nothing more.
-    fn fuse(&mut self, received: Option<Result<Batch>>) -> Option<Result<Batch>> {
-        match received {
-            Some(Ok(batch)) => Some(Ok(batch)),
-            Some(Err(error)) => {
-                self.close();
-                Some(Err(error))
-            }
-            None if self.close() => None,
-            None => Some(Err(Error::protocol("the server broke MySQL's protocol").with_table(self.table.name()))),
-        }
-    }
-
-    /// Ends thread and connection; whether the thread ended by itself and not by a panic of the client library.
-    fn close(&mut self) -> bool {
-        // In this order: a thread that waits for room ends when the receiver is gone, one that waits for the server when the socket is.
-        self.batches = None;
-        if let Some(interrupter) = self.interrupter.take() {
-            interrupter.interrupt();
-        }
-        self.thread.take().is_none_or(|thread| thread.join().is_ok())
-    }
-}
-
-impl Iterator for Rows {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let received = self.batches.as_ref()?.recv();
-        self.fuse(received)
-    }
-}
-
-impl Drop for Rows {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl std::fmt::Debug for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rows").field("table", &self.table.name()).finish_non_exhaustive()
-    }
+/// Reads the rows of a table over a connection of its own.
+pub(crate) fn rows(mut connection: Connection, table: Arc<Table>, reading: &Reading) -> Result<Rows> {
+    let malformed = reading.malformed_text;
+    let table = if malformed == MalformedText::Bytes { Arc::new(Table::clone(&table).with_text_as_bytes()) } else { table };
+    let condition = reading.interval.as_ref().map(|interval| format!(" WHERE {}", condition(interval))).unwrap_or_default();
+    let interrupt = interrupt_of(&connection);
+    let read = Arc::clone(&table);
+    Rows::start(table, interrupt, BROKEN, move |outlet| read_table(&mut connection, &read, &condition, malformed, outlet))
 }
 
 fn read_table(
@@ -141,7 +31,7 @@ fn read_table(
     table: &Arc<Table>,
     condition: &str,
     malformed: MalformedText,
-    sender: &Sender<Result<Batch>>,
+    outlet: &mut Outlet,
 ) -> Result<()> {
     let forms = Forms::of(table, malformed);
     let vitess = connection.server().is_vitess();
@@ -150,11 +40,11 @@ fn read_table(
     let conn = connection.conn();
     if vitess {
         // vtgate has rows as text and, asked for the binary protocol, encodes some types so that they cannot be read.
-        return pass_on(conn.query_iter(sql).map_err(failed)?, table, &forms, sender);
+        return pass_on(conn.query_iter(sql).map_err(failed)?, table, &forms, outlet);
     }
     // A prepared statement's rows are binary, which saves both ends a third of their time, and FLOAT its digits.
     let statement = conn.prep(sql).map_err(failed)?;
-    pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, sender)
+    pass_on(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, outlet)
 }
 
 /// Passes on the rows of a stored table, with the columns and types of `table`. `stored` has the same columns with the collations that they have there, `from`
@@ -171,10 +61,10 @@ pub(crate) fn read_stored(
     let failed = |cause| query_error(cause, "stored rows cannot be read");
     let conn = connection.conn();
     if vitess {
-        return each_batch(conn.query_iter(sql).map_err(failed)?, table, &forms, &mut |batch| take(batch).map(|()| true));
+        return each_batch(conn.query_iter(sql).map_err(failed)?, table, &forms, take);
     }
     let statement = conn.prep(sql).map_err(failed)?;
-    each_batch(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, &mut |batch| take(batch).map(|()| true))
+    each_batch(conn.exec_iter(&statement, ()).map_err(failed)?, table, &forms, take)
 }
 
 /// The rows of a table of which a condition holds.
@@ -215,20 +105,24 @@ fn push_row(batch: &mut Batch, table: &Table, forms: &Forms, row: &mysql::Row, s
 }
 
 /// Decodes a result into batches for whoever waits for them.
-fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, forms: &Forms, sender: &Sender<Result<Batch>>) -> Result<()> {
-    // Without a receiver there is nothing left to do.
-    each_batch(rows, table, forms, &mut |batch| {
-        let size = batch.bytes();
-        Ok(sender.send(Ok(batch), size).is_ok())
-    })
+fn pass_on<P: Protocol>(rows: QueryResult<'_, '_, '_, P>, table: &Arc<Table>, forms: &Forms, outlet: &mut Outlet) -> Result<()> {
+    let mut scratch = String::new();
+    for row in rows {
+        let row = row.map_err(|cause| query_error(cause, format!("table `{}` cannot be read to its end", table.name())))?;
+        let bytes = push_row(outlet.batch(), table, forms, &row, &mut scratch)?;
+        if outlet.filled(bytes).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
-/// Decodes a result into batches, for as long as somebody wants them.
+/// Decodes a result into batches for whoever takes them.
 fn each_batch<P: Protocol>(
     rows: QueryResult<'_, '_, '_, P>,
     table: &Arc<Table>,
     forms: &Forms,
-    take: &mut dyn FnMut(Batch) -> Result<bool>,
+    take: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     let (mut batch, mut scratch) = (Batch::new(Arc::clone(table)), String::new());
     let mut bytes = 0;
@@ -238,15 +132,10 @@ fn each_batch<P: Protocol>(
         if bytes >= BATCH_BYTES {
             bytes = 0;
             let next = Batch::with_capacity_of(&batch);
-            if !take(std::mem::replace(&mut batch, next))? {
-                return Ok(());
-            }
+            take(std::mem::replace(&mut batch, next))?;
         }
     }
-    if !batch.is_empty() {
-        take(batch)?;
-    }
-    Ok(())
+    if batch.is_empty() { Ok(()) } else { take(batch) }
 }
 
 /// In which form text comes.

@@ -155,7 +155,7 @@ impl Channel {
                 "`grpc_tls=preferred` is not possible: gRPC cannot ask whether the server speaks TLS; use `true` or `false`",
             ));
         }
-        let config = tls::client_config(endpoint.tls, &endpoint.tls_files, &[b"h2"])?;
+        let config = tls::client_config(endpoint.tls, &endpoint.tls_files, &[b"h2"], tls::Names::TLS)?;
         let credentials = credentials(endpoint)?;
         let exposed = config.is_none() && credentials.is_some() && !endpoint.plaintext_credentials;
         let mut tcp = reach(endpoint, exposed, deadline, cancel)?;
@@ -165,7 +165,8 @@ impl Channel {
                 let name = ServerName::try_from(endpoint.bare_host().to_owned()).map_err(|error| {
                     Error::config(format!("`{}` is not a host name that a certificate could be for", endpoint.host)).with_cause(error)
                 })?;
-                let mut connection = ClientConnection::new(config, name).map_err(|error| tls::explain(error, &server, "grpc_tls"))?;
+                let mut connection =
+                    ClientConnection::new(config, name).map_err(|error| tls::explain(error, &server, "grpc_tls", tls::Names::TLS))?;
                 shake_hands(endpoint, &mut tcp, &mut connection, deadline, cancel)?;
                 Some(connection)
             }
@@ -224,7 +225,7 @@ impl Link {
         self.pump.end(|end| {
             let (kind, sentence) = match end? {
                 End::Ours => return None,
-                End::Tls(error) => return Some(tls::explain(error.clone(), server, "grpc_tls")),
+                End::Tls(error) => return Some(tls::explain(error.clone(), server, "grpc_tls", tls::Names::TLS)),
                 End::Closed { answered: true } => (ErrorKind::Connect, format!("`{server}` closed the connection")),
                 End::Closed { answered: false } if self.proven => {
                     (ErrorKind::Connect, format!("`{server}` closed the connection without an answer"))
@@ -496,7 +497,7 @@ fn shake_hands(
         if let Err(error) = connection.process_new_packets() {
             // The alert that tells the server why; if it cannot be sent, it is not missed.
             let _ = connection.write_tls(tcp);
-            return Err(tls::explain(error, &server, "grpc_tls"));
+            return Err(tls::explain(error, &server, "grpc_tls", tls::Names::TLS));
         }
     }
     match connection.alpn_protocol() {

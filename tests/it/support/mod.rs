@@ -7,6 +7,8 @@ pub mod cluster;
 #[cfg(feature = "sqlite")]
 pub mod files;
 pub mod names;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod proxy;
 pub mod servers;
 

@@ -1,19 +1,7 @@
-//! DuckDB's C interface, as far as it is needed: statements with small results, and appending of data chunks.
-//!
-//! A safe wrapper exists, but appends by rows or by Arrow batches. Chunks that are filled in place, with strings that stay where they are,
-//! measured a quarter to a half less CPU, so this module owns the unsafe code and nothing else does. Its rules:
-//!
-//! - A handle is owned by one value, which destroys it once, in `Drop`. A connection keeps its database alive, an appender its connection.
-//! - A chunk's memory is written only through [`Chunk`], whose methods check type, column and row against what the chunk was made with.
-//! - A string is lent to a chunk for the lifetime `'b`, which outlives the call that hands the chunk to DuckDB, and DuckDB copies before that
-//!   call returns.
-
-#![allow(unsafe_code)]
-
-mod rows;
+//! Appending data chunks to a table.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -21,201 +9,11 @@ use std::sync::Arc;
 
 use duckdb::ffi;
 
-/// What DuckDB said about a failure.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) kind: FailureKind,
-    pub(super) message: String,
-}
-
-/// How much of DuckDB's message can be passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureKind {
-    /// The file or the disk.
-    File,
-    /// Memory.
-    Memory,
-    /// A conversion, or whatever else may quote a value in its message.
-    Value,
-    /// A constraint of the table: the message quotes a value.
-    Constraint,
-    /// A string that is no member of an ENUM; the message is ours.
-    Member,
-    /// A name that stands for nothing.
-    Missing,
-    /// Anything else.
-    Other,
-}
-
-impl Failure {
-    fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-
-    fn of(error_type: ffi::duckdb_error_type, message: String) -> Self {
-        use ffi::*;
-        #[allow(non_upper_case_globals)]
-        let kind = match error_type {
-            duckdb_error_type_DUCKDB_ERROR_IO | duckdb_error_type_DUCKDB_ERROR_PERMISSION => FailureKind::File,
-            // The database refuses everything from then on. What brought that about is the disk, or a defect.
-            duckdb_error_type_DUCKDB_ERROR_FATAL | duckdb_error_type_DUCKDB_ERROR_INTERNAL => FailureKind::Other,
-            duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => FailureKind::Memory,
-            duckdb_error_type_DUCKDB_ERROR_CONSTRAINT => FailureKind::Constraint,
-            duckdb_error_type_DUCKDB_ERROR_CATALOG => FailureKind::Missing,
-            duckdb_error_type_DUCKDB_ERROR_PARSER
-            | duckdb_error_type_DUCKDB_ERROR_TRANSACTION
-            | duckdb_error_type_DUCKDB_ERROR_CONNECTION
-            | duckdb_error_type_DUCKDB_ERROR_INTERRUPT => FailureKind::Other,
-            _ => FailureKind::Value,
-        };
-        Self::new(kind, message)
-    }
-}
-
-/// The message behind a pointer that DuckDB owns.
-fn message_at(text: *const c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: DuckDB's messages end with a NUL and live as long as the object that they were asked of, which every caller still holds.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
-fn c_string(text: &str) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| Failure::new(FailureKind::Other, "a NUL stands where DuckDB takes none"))
-}
-
-struct Database(ffi::duckdb_database);
-
-// SAFETY: DuckDB's databases may be used from any thread.
-unsafe impl Send for Database {}
-// SAFETY: as above, and nothing here gives access to one but to open connections, before it is shared.
-unsafe impl Sync for Database {}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        // SAFETY: the handle was opened and is closed once; connections hold the database, so none is left.
-        unsafe { ffi::duckdb_close(&mut self.0) };
-    }
-}
-
-struct RawConnection {
-    handle: ffi::duckdb_connection,
-    // Closed after the connection.
-    _database: Database,
-}
-
-// SAFETY: DuckDB locks a connection for each call, so any thread may use it.
-unsafe impl Send for RawConnection {}
-// SAFETY: as above.
-unsafe impl Sync for RawConnection {}
-
-impl Drop for RawConnection {
-    fn drop(&mut self) {
-        // SAFETY: the handle was opened and is closed once; appenders hold the connection, so none is left.
-        unsafe { ffi::duckdb_disconnect(&mut self.handle) };
-    }
-}
-
-/// A connection to a database of its own.
-pub(super) struct Connection(Arc<RawConnection>);
+use super::{Connection, Failure, FailureKind, Fixed, Inlined, Pointed, RawConnection, StringRef, c_string, message_at};
 
 impl Connection {
-    /// Opens a database with the given settings.
-    pub(super) fn open(path: &str, settings: &[(&str, String)]) -> Result<Self, Failure> {
-        let path = c_string(path)?;
-        let mut config: ffi::duckdb_config = ptr::null_mut();
-        // SAFETY: `config` is written by the call, and destroyed below whatever happens.
-        let created = unsafe { ffi::duckdb_create_config(&mut config) };
-        let mut result = if created == ffi::duckdb_state_DuckDBSuccess {
-            Ok(())
-        } else {
-            Err(Failure::new(FailureKind::Memory, "no settings can be made"))
-        };
-        for (name, value) in settings {
-            if result.is_err() {
-                break;
-            }
-            result = c_string(name).and_then(|name| Ok((name, c_string(value)?))).and_then(|(name, value)| {
-                // SAFETY: `config` is valid, and both strings end with a NUL and outlive the call.
-                let state = unsafe { ffi::duckdb_set_config(config, name.as_ptr(), value.as_ptr()) };
-                if state == ffi::duckdb_state_DuckDBSuccess {
-                    Ok(())
-                } else {
-                    Err(Failure::new(FailureKind::Other, format!("DuckDB has no setting {}", name.to_string_lossy())))
-                }
-            });
-        }
-        let mut database: ffi::duckdb_database = ptr::null_mut();
-        let opened = result.and_then(|()| {
-            let mut error: *mut c_char = ptr::null_mut();
-            // SAFETY: the path ends with a NUL; `config` is valid; both results are written by the call.
-            let state = unsafe { ffi::duckdb_open_ext(path.as_ptr(), &mut database, config, &mut error) };
-            if state == ffi::duckdb_state_DuckDBSuccess {
-                return Ok(Database(database));
-            }
-            let message = message_at(error);
-            // SAFETY: DuckDB allocated the message and hands it over; null is allowed.
-            unsafe { ffi::duckdb_free(error.cast::<c_void>()) };
-            Err(Failure::new(FailureKind::File, message))
-        });
-        // SAFETY: made above, destroyed once; null is allowed.
-        unsafe { ffi::duckdb_destroy_config(&mut config) };
-        let database = opened?;
-        let mut handle: ffi::duckdb_connection = ptr::null_mut();
-        // SAFETY: the database is open, and `handle` is written by the call.
-        if unsafe { ffi::duckdb_connect(database.0, &mut handle) } != ffi::duckdb_state_DuckDBSuccess {
-            return Err(Failure::new(FailureKind::Other, "no connection to the database can be made"));
-        }
-        Ok(Self(Arc::new(RawConnection { handle, _database: database })))
-    }
-
-    /// Runs statements; the number of rows that the last one changed.
-    pub(super) fn execute(&self, sql: &str) -> Result<u64, Failure> {
-        let mut result = self.query(sql)?;
-        // SAFETY: the result is valid until it is dropped.
-        Ok(unsafe { ffi::duckdb_rows_changed(&mut result.0) })
-    }
-
-    /// All rows of a small result, as text.
-    pub(super) fn query_text(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
-        let mut result = self.query(sql)?;
-        // SAFETY: the result is valid until it is dropped.
-        let (columns, rows) = unsafe { (ffi::duckdb_column_count(&mut result.0), ffi::duckdb_row_count(&mut result.0)) };
-        let mut table = Vec::new();
-        for row in 0..rows {
-            let mut cells = Vec::new();
-            for column in 0..columns {
-                // SAFETY: the result is valid, row and column are in range; the text is copied, then freed once, as its owner is told to.
-                let cell = unsafe {
-                    let text = ffi::duckdb_value_varchar(&mut result.0, column, row);
-                    let cell = (!text.is_null()).then(|| message_at(text));
-                    ffi::duckdb_free(text.cast::<c_void>());
-                    cell
-                };
-                cells.push(cell);
-            }
-            table.push(cells);
-        }
-        Ok(table)
-    }
-
-    fn query(&self, sql: &str) -> Result<QueryResult, Failure> {
-        let sql = c_string(sql)?;
-        // SAFETY: the struct is plain data, for which zeros are valid; the call fills it.
-        let mut result = QueryResult(unsafe { MaybeUninit::zeroed().assume_init() });
-        // SAFETY: the connection is open, the statement ends with a NUL, `result` is written by the call and destroyed in `Drop` either way.
-        let state = unsafe { ffi::duckdb_query(self.0.handle, sql.as_ptr(), &mut result.0) };
-        if state == ffi::duckdb_state_DuckDBSuccess {
-            return Ok(result);
-        }
-        // SAFETY: a failed result holds type and message until it is destroyed.
-        let (kind, message) = unsafe { (ffi::duckdb_result_error_type(&mut result.0), ffi::duckdb_result_error(&mut result.0)) };
-        Err(Failure::of(kind, message_at(message)))
-    }
-
     /// Prepares to append to the named columns of a table.
-    pub(super) fn appender(&self, schema: Option<&str>, table: &str, columns: &[&str]) -> Result<Appender, Failure> {
+    pub(crate) fn appender(&self, schema: Option<&str>, table: &str, columns: &[&str]) -> Result<Appender, Failure> {
         let schema = schema.map(c_string).transpose()?;
         let table = c_string(table)?;
         let mut handle: ffi::duckdb_appender = ptr::null_mut();
@@ -273,18 +71,9 @@ impl Connection {
     }
 }
 
-struct QueryResult(ffi::duckdb_result);
-
-impl Drop for QueryResult {
-    fn drop(&mut self) {
-        // SAFETY: filled by `duckdb_query`, destroyed once.
-        unsafe { ffi::duckdb_destroy_result(&mut self.0) };
-    }
-}
-
 /// How a column's values lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Storage {
+pub(crate) enum Storage {
     /// A value of this many bytes.
     Fixed(usize),
     /// The index of a member, of this many bytes.
@@ -360,7 +149,7 @@ unsafe fn members_of(logical: ffi::duckdb_logical_type) -> Members {
 }
 
 /// Appends rows to one table.
-pub(super) struct Appender {
+pub(crate) struct Appender {
     handle: ffi::duckdb_appender,
     types: Vec<ffi::duckdb_logical_type>,
     ids: Vec<Storage>,
@@ -376,7 +165,7 @@ unsafe impl Send for Appender {}
 
 impl Appender {
     /// The most rows that one chunk holds.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
@@ -385,7 +174,7 @@ impl Appender {
     ///
     /// # Errors
     /// That of `fill`, and DuckDB's.
-    pub(super) fn append<'b, E: From<Failure>>(
+    pub(crate) fn append<'b, E: From<Failure>>(
         &mut self,
         rows: usize,
         fill: impl FnOnce(&mut Chunk<'_, 'b>) -> Result<(), E>,
@@ -406,14 +195,14 @@ impl Appender {
     }
 
     /// Hands what was appended to the open transaction.
-    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         // SAFETY: the appender is valid.
         let state = unsafe { ffi::duckdb_appender_flush(self.handle) };
         self.check(state)
     }
 
     /// Forgets what was appended and not flushed, so that dropping the appender writes nothing.
-    pub(super) fn discard(self) {
+    pub(crate) fn discard(self) {
         // SAFETY: the appender is valid. An error means that there was nothing to forget.
         let _ = unsafe { ffi::duckdb_appender_clear(self.handle) };
     }
@@ -449,100 +238,8 @@ impl Drop for Appender {
     }
 }
 
-/// Types of which every bit pattern is a value and which DuckDB stores as they are.
-pub(super) trait Fixed: Copy {}
-
-impl Fixed for u8 {}
-impl Fixed for i8 {}
-impl Fixed for u16 {}
-impl Fixed for i16 {}
-impl Fixed for u32 {}
-impl Fixed for i32 {}
-impl Fixed for u64 {}
-impl Fixed for i64 {}
-impl Fixed for f32 {}
-impl Fixed for f64 {}
-
-/// 128 bits in two words, the lower first.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub(super) struct HugeInt {
-    lower: u64,
-    upper: u64,
-}
-
-impl From<i128> for HugeInt {
-    fn from(number: i128) -> Self {
-        // Splits the two's complement; each half is masked or shifted to its 64 bits.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Self { lower: number as u64, upper: (number >> 64) as u64 }
-    }
-}
-
-impl Fixed for HugeInt {}
-
-/// A span of time; only microseconds are used, since MySQL's TIME has no days.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct Interval {
-    months: i32,
-    days: i32,
-    micros: i64,
-}
-
-impl Interval {
-    pub(super) fn from_micros(micros: i64) -> Self {
-        Self { months: 0, days: 0, micros }
-    }
-}
-
-impl Fixed for Interval {}
-
-/// DuckDB's descriptor of a string: up to twelve bytes lie in it, of longer ones the first four and a pointer.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) union StringRef {
-    inlined: Inlined,
-    pointed: Pointed,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Inlined {
-    length: u32,
-    bytes: [u8; 12],
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Pointed {
-    length: u32,
-    prefix: [u8; 4],
-    pointer: *const u8,
-}
-
-impl StringRef {
-    /// The bytes of the string.
-    ///
-    /// # Safety
-    /// The descriptor must have been written, and what it points to must live as long as the reference to it.
-    unsafe fn bytes(&self) -> &[u8] {
-        // SAFETY: both forms begin with the length; which one it is follows from that, and the rest is the caller's.
-        unsafe {
-            let length = self.inlined.length as usize;
-            if length <= 12 {
-                std::slice::from_raw_parts(ptr::from_ref(&self.inlined.bytes).cast::<u8>(), length)
-            } else {
-                std::slice::from_raw_parts(self.pointed.pointer, length)
-            }
-        }
-    }
-}
-
-const _: () = assert!(size_of::<StringRef>() == 16 && size_of::<ffi::duckdb_string_t>() == 16);
-
 /// The rows that are being filled. Strings are borrowed for `'b`.
-pub(super) struct Chunk<'a, 'b> {
+pub(crate) struct Chunk<'a, 'b> {
     raw: ffi::duckdb_data_chunk,
     storage: &'a [Storage],
     members: &'a [Members],
@@ -561,7 +258,7 @@ impl<'b> Chunk<'_, 'b> {
     ///
     /// # Panics
     /// If the column's values have another size.
-    pub(super) fn fixed<T: Fixed>(&mut self, column: usize) -> &mut [MaybeUninit<T>] {
+    pub(crate) fn fixed<T: Fixed>(&mut self, column: usize) -> &mut [MaybeUninit<T>] {
         let vector = self.vector(column, Storage::Fixed(size_of::<T>()));
         // SAFETY: the vector's memory holds `capacity` values of this size, aligned as malloc does, and `rows` is not more. Nothing else refers
         // to it while the chunk is borrowed. It may hold anything, hence `MaybeUninit`.
@@ -569,7 +266,7 @@ impl<'b> Chunk<'_, 'b> {
     }
 
     /// Whether the column is an ENUM.
-    pub(super) fn is_enum(&self, column: usize) -> bool {
+    pub(crate) fn is_enum(&self, column: usize) -> bool {
         matches!(self.storage[column], Storage::Enum(_))
     }
 
@@ -577,7 +274,7 @@ impl<'b> Chunk<'_, 'b> {
     ///
     /// # Panics
     /// If the column is no ENUM.
-    pub(super) fn members<'v>(&mut self, column: usize, values: impl Iterator<Item = Option<&'v [u8]>>) -> Result<(), Failure> {
+    pub(crate) fn members<'v>(&mut self, column: usize, values: impl Iterator<Item = Option<&'v [u8]>>) -> Result<(), Failure> {
         let members = &self.members[column];
         let indexes = values.map(|value| match value {
             None => Ok(0),
@@ -613,7 +310,7 @@ impl<'b> Chunk<'_, 'b> {
     ///
     /// # Panics
     /// If the column does not hold strings, or there are not as many values as rows.
-    pub(super) fn strings(&mut self, column: usize, values: impl ExactSizeIterator<Item = &'b [u8]>) -> Result<(), Failure> {
+    pub(crate) fn strings(&mut self, column: usize, values: impl ExactSizeIterator<Item = &'b [u8]>) -> Result<(), Failure> {
         assert_eq!(values.len(), self.rows, "values of column {column}");
         let vector = self.vector(column, Storage::String);
         // SAFETY: as in `fixed`; the size of a descriptor is asserted above.
@@ -633,7 +330,7 @@ impl<'b> Chunk<'_, 'b> {
     }
 
     /// One bit for each row, least significant first; those that are cleared become NULL. All are set at first.
-    pub(super) fn validity(&mut self, column: usize) -> &mut [u64] {
+    pub(crate) fn validity(&mut self, column: usize) -> &mut [u64] {
         let vector = self.vector(column, self.storage[column]);
         // SAFETY: the mask is made for the whole capacity, with all bits set, so these words exist and are initialised; nothing else refers to
         // them while the chunk is borrowed.

@@ -1,0 +1,6 @@
+//! PostgreSQL as a source, on a real server.
+
+mod login;
+mod network;
+mod tables;
+mod types;
