@@ -886,7 +886,7 @@ mod tests {
             ("sqlite:///x.db?threads=1", "unknown parameter `threads`; `sqlite://` knows `busy_timeout` and `types`"),
             ("sqlite:///x.db?types=strict", "`types` must be `declared` or `text`"),
             ("sqlite:///x.db?busy_timeout=25h", "`busy_timeout` must be from 1ms to 24h"),
-            ("sqlite:///x.db?schema=main", "`schema` is a parameter of `duckdb://`, not of `sqlite://`"),
+            ("sqlite:///x.db?schema=main", "`schema` is a parameter of `postgresql://` and `duckdb://`, not of `sqlite://`"),
             ("duckdb:///x.duckdb?memory_limit=1KiB", "`memory_limit` must be at least 1MiB"),
             ("duckdb:///x.duckdb?interval_type=varchar", "`interval_type` must be `time` or `text`"),
             ("mysql://", "host is missing"),

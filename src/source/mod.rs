@@ -3,6 +3,8 @@
 pub(crate) mod charset;
 #[cfg(feature = "duckdb")]
 mod duckdb;
+#[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+pub(crate) mod filter;
 pub(crate) mod mysql;
 pub(crate) mod patience;
 #[cfg(feature = "postgres")]

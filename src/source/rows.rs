@@ -10,6 +10,8 @@ use crate::cancel::Cancel;
 use crate::interval::Interval;
 use crate::queue::{self, Closed, Receiver, Sender};
 use crate::schema::Table;
+#[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+use crate::source::filter::Filter;
 use crate::{Error, ErrorKind, Result};
 
 /// A batch is handed over when its values take this many bytes; only a row that is larger by itself makes a batch larger.
@@ -170,6 +172,22 @@ impl Outlet {
     /// The batch that is being filled.
     pub(crate) fn batch(&mut self) -> &mut Batch {
         &mut self.batch
+    }
+
+    /// Takes out those rows, from `start` on, that are none of an interval.
+    #[cfg(any(feature = "sqlite", feature = "duckdb", feature = "postgres"))]
+    pub(crate) fn keep(&mut self, start: usize, filter: &Filter) {
+        let batch = &self.batch;
+        let is_kept: Vec<usize> = (start..batch.len()).filter(|&row| filter.keeps(batch, row)).collect();
+        if is_kept.len() == batch.len() - start {
+            return;
+        }
+        if is_kept.is_empty() {
+            self.batch.truncate(start);
+            return;
+        }
+        let rows: Vec<usize> = (0..start).chain(is_kept).collect();
+        self.batch = batch.gather(&rows);
     }
 
     /// Counts what was filled in, and passes the batch on once it is full; whether anybody wants more.

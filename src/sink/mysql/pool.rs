@@ -241,8 +241,7 @@ impl Shared {
     /// Writes a chunk, in parts if it is too much at once.
     fn write(&self, session: &mut Session, chunk: &Chunk) -> Result<()> {
         let attempted = format!("rows cannot be written to `{}`", self.writing.table);
-        let whole = 0..chunk.len();
-        let mut parts = vec![whole];
+        let mut parts = Vec::from_iter(std::iter::once(0..chunk.len()));
         while let Some(part) = parts.pop() {
             let replaced = if self.writing.is_upsert { self.count(session, chunk, &part)? } else { None };
             if self.writing.transaction.is_some() {

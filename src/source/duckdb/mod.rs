@@ -26,10 +26,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::decode::Form;
+use super::filter::{self, Filter};
 use super::rows::{Interrupt, Outlet, Rows};
 use super::server::ServerKind;
 use super::{Origin, Reading, no_such_table, quoted, same_columns};
 use crate::cancel::Cancel;
+use crate::interval::{BoundValue, Interval};
 use crate::libduckdb::read::Logical;
 use crate::libduckdb::{self, Connection, Failure, FailureKind};
 use crate::options::SourceOptions;
@@ -59,6 +61,8 @@ struct Described {
     form: Form,
     /// What stands for it in a SELECT.
     selected: String,
+    /// Whether DuckDB compares its values with literals of the column's type, whatever these are.
+    is_comparable: bool,
 }
 
 impl DuckDb {
@@ -128,7 +132,8 @@ impl Origin for DuckDb {
         let described: Vec<&Described> = order.iter().filter_map(|&index| found.get(index)).collect();
         let selected: Vec<String> = described.iter().map(|described| described.selected(reading)).collect();
         let schema = table.schema().unwrap_or(&self.file.schema);
-        let sql = format!("SELECT {} FROM {}.{}", selected.join(", "), quoted(schema), quoted(table.name()));
+        let condition = reading.interval.as_ref().map(|interval| self::condition(interval, &found)).unwrap_or_default();
+        let sql = format!("SELECT {} FROM {}.{}{condition}", selected.join(", "), quoted(schema), quoted(table.name()));
         let forms: Vec<Form> = described.iter().map(|described| described.form_of(reading)).collect();
         let table = Arc::new(super::as_read(&table, reading));
         let interrupter = connection.interrupter();
@@ -155,6 +160,30 @@ impl Described {
     }
 }
 
+/// The rows of an interval, and maybe some more.
+fn condition(interval: &Interval, columns: &[Described]) -> String {
+    let column = interval.column();
+    let is_comparable = columns.iter().any(|described| described.column.name() == column.name() && described.is_comparable);
+    filter::condition(interval, &quoted(column.name()), |bound| {
+        let text = match (bound, column.column_type()) {
+            _ if !is_comparable => return None,
+            (BoundValue::Int(number), _) => number.to_string(),
+            (BoundValue::UInt(number), _) => number.to_string(),
+            (BoundValue::Float(number), _) => format!("CAST('{:e}' AS DOUBLE)", f64::from(*number)),
+            (BoundValue::Double(number), _) => format!("CAST('{number:e}' AS DOUBLE)"),
+            (BoundValue::Decimal(digits), ColumnType::Decimal { precision, scale }) => {
+                format!("CAST('{digits}' AS DECIMAL({precision},{scale}))")
+            }
+            // DuckDB reads the year 0 in another way.
+            (BoundValue::Date(at), _) if at.year() > 0 => format!("DATE '{}'", at.date_text()),
+            (BoundValue::DateTime(at), _) if at.year() > 0 => format!("TIMESTAMP '{}'", at.text(6)),
+            (BoundValue::Timestamp(at), _) if at.year() > 0 => format!("TIMESTAMPTZ '{}+00'", at.text(6)),
+            _ => return None,
+        };
+        Some(text)
+    })
+}
+
 fn read_rows(
     connection: &Connection,
     sql: &str,
@@ -167,8 +196,9 @@ fn read_rows(
     let failed = |failure| file.failed(failure, &format!("table `{}` cannot be read", table.name()));
     let mut stream = connection.stream(sql).map_err(failed)?;
     let logical = stream.columns().to_vec();
+    let filter = Filter::of(table, reading.interval.as_ref());
     while let Some(chunk) = stream.next().map_err(failed)? {
-        let mut bytes = 0;
+        let (mut bytes, start) = (0, outlet.batch().len());
         outlet.batch().push_rows(chunk.rows(), |columns| {
             for (index, ((column, declared), form)) in columns.iter_mut().zip(table.columns()).zip(forms).enumerate() {
                 bytes += decode::fill(column, &chunk, index, &logical[index], *form, reading.zero_dates)
@@ -176,6 +206,9 @@ fn read_rows(
             }
             Ok(())
         })?;
+        if let Some(filter) = &filter {
+            outlet.keep(start, filter);
+        }
         if outlet.filled(bytes).is_err() {
             break;
         }
@@ -287,7 +320,17 @@ impl File {
                 (Form::Text, _) => format!("CAST({selected} AS VARCHAR)"),
                 _ => selected,
             };
-            columns.push(Described { column: Column::new(name, column_type, nullable != "false"), form, selected });
+            let is_comparable = matches!(
+                logical,
+                Logical::Int { .. }
+                    | Logical::Float
+                    | Logical::Double
+                    | Logical::Decimal { .. }
+                    | Logical::Date
+                    | Logical::Timestamp
+                    | Logical::TimestampTz
+            );
+            columns.push(Described { column: Column::new(name, column_type, nullable != "false"), form, selected, is_comparable });
         }
         Ok(columns)
     }

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::connect::Connection;
 use self::copy::CopyReader;
 use self::types::{Asked, Class, Form, PgType};
+use super::filter::{self, Filter};
 use super::patience::{Patience, unless};
 use super::rows::{Outlet, Rows};
 use super::server::ServerKind;
 use super::{Origin, Reading, no_such_table, quoted, same_columns};
 use crate::cancel::Cancel;
+use crate::interval::{BoundValue, Interval};
 use crate::options::SourceOptions;
 use crate::place::IntervalType;
 use crate::policy::ZeroDates;
@@ -176,7 +178,8 @@ impl Postgres {
         let chosen: Vec<&Described> = order.iter().filter_map(|&index| described.get(index)).collect();
         let selected: Vec<String> = chosen.iter().map(|described| described.read(reading).1.expression(described.column.name())).collect();
         let only = if found.is_partitioned { "" } else { "ONLY " };
-        let sql = format!("COPY (SELECT {} FROM {only}{place}) TO STDOUT (FORMAT binary)", selected.join(", "));
+        let condition = reading.interval.as_ref().map(|interval| self::condition(interval, &described)).unwrap_or_default();
+        let sql = format!("COPY (SELECT {} FROM {only}{place}{condition}) TO STDOUT (FORMAT binary)", selected.join(", "));
         Ok((sql, chosen.iter().map(|described| described.read(reading).0).collect()))
     }
 }
@@ -192,12 +195,33 @@ impl Described {
     }
 }
 
+/// The rows of an interval, and maybe some more.
+fn condition(interval: &Interval, columns: &[Described]) -> String {
+    let name = interval.column().name();
+    let is_comparable = columns.iter().any(|described| described.column.name() == name && described.asked == Asked::AsItIs);
+    filter::condition(interval, &quoted(name), |bound| {
+        Some(match bound {
+            _ if !is_comparable => return None,
+            BoundValue::Int(number) => number.to_string(),
+            BoundValue::Decimal(digits) => digits.clone(),
+            BoundValue::Float(number) => format!("'{:e}'::pg_catalog.float8", f64::from(*number)),
+            BoundValue::Double(number) => format!("'{number:e}'::pg_catalog.float8"),
+            // PostgreSQL has no year 0.
+            BoundValue::Date(at) if at.year() > 0 => format!("DATE '{}'", at.date_text()),
+            BoundValue::DateTime(at) if at.year() > 0 => format!("TIMESTAMP '{}'", at.text(6)),
+            BoundValue::Timestamp(at) if at.year() > 0 => format!("TIMESTAMPTZ '{}+00'", at.text(6)),
+            _ => return None,
+        })
+    })
+}
+
 fn read_rows(mut connection: Connection, sql: &str, table: &Table, forms: &[Form], reading: &Reading, outlet: &mut Outlet) -> Result<()> {
     connection.copy_out(sql, &format!("table `{}` cannot be read", table.name()))?;
     let attempted = format!("table `{}` cannot be read to its end", table.name());
     let mut copy = CopyReader::new(forms.len());
     let mut scratch = String::new();
     let mut is_wanted = true;
+    let filter = Filter::of(table, reading.interval.as_ref());
     while let Some(bytes) = connection.copied(&attempted)? {
         copy.feed(bytes, |fields| {
             outlet.batch().push_row(|columns| {
@@ -206,6 +230,10 @@ fn read_rows(mut connection: Connection, sql: &str, table: &Table, forms: &[Form
                 }
                 Ok(())
             })?;
+            if let Some(filter) = &filter {
+                let last = outlet.batch().len() - 1;
+                outlet.keep(last, filter);
+            }
             is_wanted = outlet.filled(fields.bytes() + forms.len() * 5).is_ok();
             Ok(())
         })?;

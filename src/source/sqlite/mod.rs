@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::decode::Form;
+use super::filter::{self, Filter};
 use super::quoted;
 use super::rows::{Interrupt, Outlet, Rows};
 use super::server::ServerKind;
 use super::{Origin, Reading, no_such_table, same_columns};
 use crate::cancel::Cancel;
+use crate::interval::BoundValue;
 use crate::options::SourceOptions;
 use crate::place::SqliteTypes;
 use crate::schema::{Column, Table};
@@ -82,7 +84,15 @@ impl Origin for Sqlite {
         let forms: Vec<Form> =
             order.iter().filter_map(|&index| found.get(index)).map(|(described, _)| described.form.of(reading)).collect();
         let table = Arc::new(super::as_read(&table, reading));
-        let sql = select(&table, &forms);
+        let mut sql = select(&table, &forms);
+        if let Some(interval) = &reading.interval {
+            let is_number = *interval.column().column_type() == Form::Int.column_type();
+            // Of all other types SQLite has several forms, or compares in another way.
+            sql.push_str(&filter::condition(interval, &quoted(interval.column().name()), |bound| match bound {
+                BoundValue::Int(number) if is_number => Some(number.to_string()),
+                _ => None,
+            }));
+        }
         let handle = connection.get_interrupt_handle();
         let interrupt: Interrupt = Box::new(move || handle.interrupt());
         let (file, reading) = (self.file.clone(), reading.clone());
@@ -122,6 +132,7 @@ fn read_rows(
     let mut statement = connection.prepare(sql).map_err(failed)?;
     let mut rows = statement.query([]).map_err(failed)?;
     let mut scratch = String::new();
+    let filter = Filter::of(table, reading.interval.as_ref());
     while let Some(row) = rows.next().map_err(failed)? {
         let mut bytes = 0;
         outlet.batch().push_row(|columns| {
@@ -140,6 +151,10 @@ fn read_rows(
             }
             Ok(())
         })?;
+        if let Some(filter) = &filter {
+            let last = outlet.batch().len() - 1;
+            outlet.keep(last, filter);
+        }
         if outlet.filled(bytes).is_err() {
             break;
         }

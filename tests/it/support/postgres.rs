@@ -54,6 +54,7 @@ impl Postgres {
     }
 
     pub fn uri_of(&self, user: &str, port: u16, parameters: &str) -> String {
+        let parameters = if parameters.is_empty() { "sslmode=prefer" } else { parameters };
         format!("postgresql://{}:{}@{}:{port}/commerce?{parameters}", encoded(user), encoded(&self.password), self.host)
     }
 

@@ -42,7 +42,8 @@ fn tls_is_as_the_mode_says() {
         assert!(error.to_string().contains("`sslrootcert`"), "{error}");
     }
     // The certificate is for 127.0.0.1, and not for other ways to write that.
-    let elsewhere = |mode: &str| Source::open(&server.uri(&format!("{mode}&{ca}")).replace(&format!("@{}:", server.host), "@127.1:"));
+    let elsewhere =
+        |mode: &str| Source::open(&server.uri(&format!("{mode}&{ca}")).replace(&format!("@{}:", server.host), "@[::ffff:127.0.0.1]:"));
     assert_eq!(elsewhere("sslmode=verify-full").unwrap_err().kind(), ErrorKind::Tls);
     assert!(elsewhere("sslmode=verify-ca").is_ok());
     // Only over TLS.
