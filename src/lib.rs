@@ -42,7 +42,7 @@
 //! compiled in). They only add.
 
 // What change capture or a destination alone needs is dead without them. Builds with all features find what nobody needs.
-#![cfg_attr(not(all(feature = "vstream", feature = "sqlite", feature = "duckdb")), allow(dead_code))]
+#![cfg_attr(not(all(feature = "vstream", feature = "sqlite", feature = "duckdb", feature = "postgres")), allow(dead_code))]
 
 mod batch;
 mod cancel;

@@ -332,16 +332,17 @@ fn begin(destination: &mut dyn Destination) -> Result<()> {
     result
 }
 
-/// A database that rows are written to: a DuckDB or SQLite file.
+/// A database that rows are written to: a DuckDB or SQLite file, or a database of MySQL, Vitess or PlanetScale.
 ///
-/// While it is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
+/// While a file is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
 /// `shop.db-ingest`, sees to that. Whoever only reads the database is not concerned. The lock ends with the process, whatever ends that.
 pub struct Sink {
     store: Box<dyn Store>,
 }
 
 impl Sink {
-    /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`. The file is made if it is not there.
+    /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`, whose file is made if it is not there, or
+    /// `mysql://user:password@host:port/database`, which is there.
     ///
     /// # Errors
     /// `Config` for the URI itself; `Unsupported` if the crate was built without this kind of destination; `Conflict` if another run has the file

@@ -127,12 +127,16 @@ impl<'a> MySqlLoad<'a> {
         let may_repeat = is_merge || (has_key && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
+        // A row with another value of a vindex lies in another shard, where no key tells of it.
+        let is_key = |name: &String| key_names.iter().any(|key| key.to_lowercase() == name.to_lowercase());
+        let moves = !stored.vindex_columns.iter().all(is_key);
         let needs_count = is_merge || (has_key && transaction.is_none() && staging.is_none());
         let writing = Writing {
             insert: format!("INSERT INTO {into} ({}) VALUES ", names.join(", ")),
             suffix: if is_merge { upsert.clone() } else { String::new() },
             repeat_suffix: may_repeat.then_some(upsert),
             count: needs_count.then(|| format!("SELECT count(*) FROM {into} WHERE {tuple} IN (")),
+            delete: (is_merge && moves).then(|| format!("DELETE FROM {into} WHERE {tuple} IN (")),
             is_upsert: is_merge,
             transaction,
             table: name.to_string(),
@@ -204,6 +208,7 @@ impl<'a> MySqlLoad<'a> {
         self.written.inserted = self.written.rows.saturating_sub(replaced);
         self.written.deleted += deleted;
         if let Some(staging) = self.staging.clone() {
+            self.store.session.revive()?;
             if repeated > 0 {
                 self.store.require_rows(&staging, self.written.rows)?;
             }
@@ -384,6 +389,7 @@ impl MySql {
         let mut retry = self.session.retry();
         loop {
             let began = std::time::Instant::now();
+            self.session.revive()?;
             let has_old = look_up(&mut self.session, name)?.is_some();
             if look_up(&mut self.session, staging)?.is_none() && has_old {
                 // The answer to the statement was lost, and not the statement.

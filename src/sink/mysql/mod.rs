@@ -210,6 +210,7 @@ impl Store for MySql {
 
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
         self.lease.take(name)?;
+        self.session.revive()?;
         let load = load::MySqlLoad::begin(self, name, table, plan).map_err(|error| error.with_table(name))?;
         Ok(Box::new(load))
     }
