@@ -58,6 +58,8 @@ use crate::batch::{Batch, Values};
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
 use crate::options::SinkOptions;
+#[cfg(feature = "vstream")]
+use crate::options::SourceOptions;
 use crate::policy::{Changed, ChangedByName, ChangedValues, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::value::DateTime;
@@ -378,6 +380,16 @@ impl Sink {
     /// Refuses a name that the destination, or a run in it, keeps for itself.
     pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
         self.store.check_name(name)
+    }
+
+    /// Refuses to capture a table into itself.
+    #[cfg(feature = "vstream")]
+    pub(crate) fn check_not_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<()> {
+        if !self.store.is_source(name, table, source)? {
+            return Ok(());
+        }
+        let message = format!("table `{table}` would be its own destination: choose another destination table, or another database");
+        Err(Error::config(message).with_table(table))
     }
 
     /// The greatest stored value of a column of the source.

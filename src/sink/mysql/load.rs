@@ -64,7 +64,7 @@ impl<'a> MySqlLoad<'a> {
         }
         if plan.strategy == Strategy::Replace && !store.is_sharded {
             let staging = beside(name, "new");
-            match store.stage(&staging, &beside(name, "old"), table)? {
+            match store.stage(&staging, &beside(name, "old"), table, Purpose::Load)? {
                 Made::Made => {
                     let Some(stored) = look_up(&mut store.session, &staging)? else {
                         return Err(Error::new(ErrorKind::Sink, format!("table `{staging}` was made, but is not there")));
@@ -251,7 +251,7 @@ impl<'a> MySqlLoad<'a> {
 ///
 /// # Errors
 /// `Conflict` if the stored table cannot take the rows.
-fn matching(name: &TableName, table: &Table, stored: &DestTable, zero_dates: ZeroDates) -> Result<Vec<(usize, Bounds)>> {
+pub(super) fn matching(name: &TableName, table: &Table, stored: &DestTable, zero_dates: ZeroDates) -> Result<Vec<(usize, Bounds)>> {
     let conflict = |column: &str, message: String| Error::new(ErrorKind::Conflict, message).with_column(column);
     let mut columns = Vec::with_capacity(table.columns().len());
     for (index, column) in table.columns().iter().enumerate() {
@@ -311,7 +311,7 @@ fn upsert_suffix(table: &Table, columns: &[(usize, Bounds)], stored: &DestTable)
 }
 
 /// The columns by which single rows are deleted.
-fn key_columns(stored: &DestTable) -> Vec<Column> {
+pub(super) fn key_columns(stored: &DestTable) -> Vec<Column> {
     let Some(primary) = stored.unique.iter().find(|key| key.name == "PRIMARY") else { return Vec::new() };
     let found = primary.columns.iter().filter_map(|name| stored.column(name));
     found.filter_map(|column| Some(Column::new(&column.name, column.column_type.clone()?, false))).collect()
@@ -360,15 +360,15 @@ impl MySql {
     }
 
     /// Makes a staging table, in place of what an interrupted load left behind.
-    fn stage(&mut self, staging: &TableName, old: &TableName, table: &Table) -> Result<Made> {
+    pub(super) fn stage(&mut self, staging: &TableName, old: &TableName, table: &Table, purpose: Purpose) -> Result<Made> {
         for left in [staging, old] {
             match self.drop_if_exists(left) {
                 Ok(()) => {}
-                Err(failure) if failure.fault == Fault::NoDdl => return self.make(staging, table, Purpose::Load),
+                Err(failure) if failure.fault == Fault::NoDdl => return self.make(staging, table, purpose),
                 Err(failure) => return Err(failure.error),
             }
         }
-        self.make(staging, table, Purpose::Load)
+        self.make(staging, table, purpose)
     }
 
     fn require_rows(&mut self, name: &TableName, rows: u64) -> Result<()> {

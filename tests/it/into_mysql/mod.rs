@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batch;
+mod capture;
 mod lost;
 mod strict;
 mod types;
