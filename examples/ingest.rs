@@ -18,7 +18,7 @@ usage: ingest --source-uri URI --dest-uri URI [options]
 
   --source-uri URI           mysql://user:password@host:port/database, or mysql+cdc://…?grpc_port=… for change capture;
                              postgresql://user:password@host:port/database, duckdb:///path.duckdb, sqlite:///path.db
-  --dest-uri URI             duckdb:///path.duckdb or sqlite:///path.db
+  --dest-uri URI             duckdb:///path.duckdb, sqlite:///path.db or mysql://user:password@host:port/database
   --source-table A[,B…]      tables to move (default: all)
   --dest-table X             the destination's table, for one source table; X may be schema.table
   --incremental-strategy S   replace, append, merge, delete+insert or truncate+insert (default: replace; for change capture merge)

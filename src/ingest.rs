@@ -290,6 +290,14 @@ impl IngestOptions {
         }
     }
 
+    /// The table with the columns that its rows have, where text is read as bytes.
+    pub(crate) fn as_read(&self, table: &Table) -> Table {
+        match self.malformed_text {
+            MalformedText::Bytes => table.clone().with_text_as_bytes(),
+            _ => table.clone(),
+        }
+    }
+
     /// Where the rows of a source's table go.
     ///
     /// # Errors

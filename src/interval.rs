@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::batch::ColumnData;
+use crate::batch::{Batch, ColumnData};
 use crate::schema::{Column, ColumnType, Table};
 use crate::value::{DateTime, Time, ValueRef};
 use crate::{Error, ErrorKind, Result};
@@ -197,6 +197,12 @@ impl Interval {
             })
         };
         is_moment && is_within(&self.start, Ordering::Greater) && is_within(&self.end, Ordering::Less)
+    }
+
+    /// The rows of a batch whose value in the column at `column` lies in the interval.
+    pub(crate) fn only(&self, batch: &Batch, column: usize) -> Batch {
+        let within: Vec<usize> = (0..batch.len()).filter(|&row| self.contains(batch.value(row, column))).collect();
+        batch.gather(&within)
     }
 
     /// The column whose values are compared.

@@ -1,4 +1,4 @@
-//! Moves tables and their changes out of PlanetScale, Vitess and MySQL into DuckDB and SQLite, from inside a program.
+//! Moves tables and their changes out of, into and between PlanetScale, Vitess and MySQL, from inside a program.
 //!
 //! ```no_run
 //! use planetscale_ingest::{IngestOptions, Sink, Source, ingest};
@@ -42,7 +42,7 @@
 //! compiled in), and `postgres` (PostgreSQL as a source). They only add.
 
 // What change capture or a destination alone needs is dead without them. Builds with all features find what nobody needs.
-#![cfg_attr(not(all(feature = "vstream", feature = "sqlite", feature = "duckdb")), allow(dead_code))]
+#![cfg_attr(not(all(feature = "vstream", feature = "sqlite", feature = "duckdb", feature = "postgres")), allow(dead_code))]
 
 mod batch;
 mod cancel;

@@ -17,7 +17,6 @@ use crate::batch::Batch;
 use crate::ingest::{IngestOptions, chosen, destinations_of, ingest};
 use crate::interval::Interval;
 use crate::options::{CaptureMode, CaptureOptions};
-use crate::policy::MalformedText;
 use crate::report::TableState;
 use crate::schema::{Table, TableName};
 use crate::sink::Sink;
@@ -231,21 +230,21 @@ fn compare_again(
     Ok(second)
 }
 
-/// The interval that the options name by its start or its end.
-fn interval_of(options: &IngestOptions, table: &Table) -> Result<Option<Interval>> {
+/// How the rows of the source are read: only those of the interval that the options name by its start or its end.
+fn reading_of(options: &IngestOptions, table: &Table) -> Result<Reading> {
+    let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let (start, end) = (options.interval_start(), options.interval_end());
-    let Some(key) = options.incremental_key().filter(|_| start.is_some() || end.is_some()) else { return Ok(None) };
-    match options.malformed_text() {
-        MalformedText::Bytes => Interval::of(&table.clone().with_text_as_bytes(), key, start, end).map(Some),
-        _ => Interval::of(table, key, start, end).map(Some),
+    if let Some(key) = options.incremental_key().filter(|_| start.is_some() || end.is_some()) {
+        reading.interval = Some(Interval::of(&options.as_read(table), key, start, end)?);
     }
+    Ok(reading)
 }
 
 /// Compares one table.
 fn compare(source: &Source, sink: &mut Sink, options: &VerifyOptions, table: &Arc<Table>, target: &TableName) -> Result<TableVerification> {
     let mut entry = TableVerification::new(table, target);
-    let interval = interval_of(&options.ingest, table)?;
-    let sides = Sides { source, options: &options.ingest, table, target, interval: interval.as_ref() };
+    let reading = reading_of(&options.ingest, table)?;
+    let sides = Sides { source, options: &options.ingest, table, target, reading: &reading };
     let digest = Digest::new();
     let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(&digest, batch))?;
     let mut stored = Chunks::default();
@@ -284,7 +283,7 @@ struct Sides<'a> {
     options: &'a IngestOptions,
     table: &'a Arc<Table>,
     target: &'a TableName,
-    interval: Option<&'a Interval>,
+    reading: &'a Reading,
 }
 
 impl Sides<'_> {
@@ -305,10 +304,8 @@ impl Sides<'_> {
     }
 
     fn read_source_once(&self, sink: &mut Sink, take: &mut dyn FnMut(&Batch)) -> Result<Arc<Table>> {
-        let (options, cancel) = (self.options, self.options.cancel());
-        let (malformed_text, zero_dates) = (options.malformed_text(), options.zero_dates());
-        let reading = Reading { malformed_text, zero_dates, interval: self.interval.cloned() };
-        let mut rows = self.source.rows_unless(Arc::clone(self.table), &reading, cancel)?;
+        let cancel = self.options.cancel();
+        let mut rows = self.source.rows_unless(Arc::clone(self.table), self.reading, cancel)?;
         let table = Arc::clone(rows.table());
         while let Some(batch) = rows.next_unless(cancel) {
             take(&sink.as_stored(self.target, batch?)?);
@@ -317,15 +314,13 @@ impl Sides<'_> {
     }
 
     fn read_stored(&self, sink: &mut Sink, table: &Arc<Table>, take: &mut dyn FnMut(&Batch)) -> Result<()> {
-        let key = self.interval.and_then(|interval| table.column_index(interval.column().name()));
+        let interval = self.reading.interval.as_ref();
+        let key = interval.and_then(|interval| table.column_index(interval.column().name()));
         sink.read(self.target, table, &mut |batch| {
             self.options.cancel().check()?;
-            match self.interval.zip(key) {
+            match interval.zip(key) {
                 None => take(&batch),
-                Some((interval, key)) => {
-                    let within: Vec<usize> = (0..batch.len()).filter(|&row| interval.contains(batch.value(row, key))).collect();
-                    take(&batch.gather(&within));
-                }
+                Some((interval, key)) => take(&interval.only(&batch, key)),
             }
             Ok(())
         })

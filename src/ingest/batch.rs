@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::interval::{Bound, Interval};
-use crate::policy::MalformedText;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Highest, LoadPlan, Sink};
@@ -75,10 +74,7 @@ fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableN
         false => options.strategy().unwrap_or(Strategy::Replace),
     };
     let Some(key) = options.incremental_key() else { return Ok(LoadPlan::of(strategy)) };
-    let interval = match options.malformed_text() {
-        MalformedText::Bytes => Interval::of(&table.clone().with_text_as_bytes(), key, options.interval_start(), options.interval_end()),
-        _ => Interval::of(table, key, options.interval_start(), options.interval_end()),
-    }?;
+    let interval = Interval::of(&options.as_read(table), key, options.interval_start(), options.interval_end())?;
     let is_bounded = interval.start().is_some() || interval.end().is_some();
     let interval = match strategy {
         Strategy::Append | Strategy::Merge | Strategy::DeleteInsert if interval.start().is_none() => {
@@ -108,8 +104,9 @@ fn copy_table(
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
     sink.check_name(target)?;
+    let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let plan = plan(sink, options, table, target)?;
-    let reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: plan.interval.clone() };
+    reading.interval.clone_from(&plan.interval);
     loop {
         options.cancel().check()?;
         let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;

@@ -141,7 +141,7 @@ fn check(options: &IngestOptions) -> Result<()> {
 }
 
 /// The tables to capture. One that cannot be captured fails by itself, unless it is all there is.
-fn accounts(source: &Source, sink: &Sink, options: &IngestOptions) -> Result<Vec<Account>> {
+fn accounts(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result<Vec<Account>> {
     let tables = chosen(source, options)?;
     let schema = source.options().capture().and_then(|capture| capture.dest_schema());
     let targets = destinations_of(&tables, options, schema)?;
@@ -150,7 +150,8 @@ fn accounts(source: &Source, sink: &Sink, options: &IngestOptions) -> Result<Vec
     for (table, target) in tables.into_iter().zip(targets) {
         let table = Table::clone(&table);
         let mut report = TableReport::new(table.name(), target.to_string());
-        if let Err(error) = check_table(&table).and_then(|()| sink.check_name(&target)) {
+        let checked = check_table(&table).and_then(|()| sink.check_name(&target));
+        if let Err(error) = checked.and_then(|()| sink.check_not_source(&target, table.name(), source.options())) {
             report.state = TableState::Failed { error: format!("{error:#}") };
             first_error.get_or_insert(error);
         }

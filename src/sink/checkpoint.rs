@@ -7,6 +7,9 @@
 //! Beside the position it says what the table held and which columns it had, so that the next run notices if somebody else has emptied,
 //! altered or replaced the table: a position speaks of rows that have to be there. These facts cost nothing to keep, since every statement
 //! says how many rows it concerned, and are compared in the one scan that looks for the greatest `_cdc_lsn` anyway.
+//!
+//! What is found is judged here for every kind of destination; the statements are those of files. Where rows and position cannot be stored in one
+//! transaction, a checkpoint without a number of rows says that rows beyond its position may be there.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +29,7 @@ const COUNT_COLUMNS: [&str; 2] = ["live_rows", "deleted_rows"];
 const TEXT_COLUMNS: [&str; 3] = ["last_lsn", "stored_columns", "written_by"];
 
 /// As much of an `_cdc_lsn` as tells one from another: ordinal and row, without the position.
-const LSN_HEAD: usize = "00000000000000000000:000000".len();
+pub(super) const LSN_HEAD: usize = "00000000000000000000:000000".len();
 
 /// What a destination table says of its position.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,16 +98,18 @@ impl Content {
 /// What a checkpoint's row says of who wrote it: as long as it stays the same, nobody else has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fence {
-    position: String,
-    written_by: Option<String>,
+    pub(super) position: String,
+    pub(super) written_by: Option<String>,
 }
 
 /// A row of the table of checkpoints.
-struct Recorded {
-    source_table: String,
-    fence: Fence,
-    content: Option<Content>,
-    columns: Option<String>,
+pub(super) struct Recorded {
+    pub(super) source_table: String,
+    pub(super) fence: Fence,
+    pub(super) content: Option<Content>,
+    pub(super) columns: Option<String>,
+    /// Rows beyond the position may be stored, though perhaps not all of them.
+    pub(super) is_unfinished: bool,
 }
 
 /// What a look at a table has found: beside the position, what it takes to write to the table.
@@ -122,6 +127,8 @@ pub(super) struct Known {
     pub(super) content: Content,
     /// The columns that runs have made, where that was recorded; others are somebody else's.
     pub(super) columns: Option<Vec<OwnColumn>>,
+    /// A run ended amid what it wrote beyond the position.
+    pub(super) is_unfinished: bool,
 }
 
 /// A column that a run has made.
@@ -134,6 +141,8 @@ pub(super) struct OwnColumn {
 
 /// What marks a column that the source does not have any more.
 const DROPPED: &str = " (dropped at the source)";
+/// What follows the type of a column that is being given another, where that takes effect ahead of the position.
+pub(super) const CHANGING: &str = " (changing)";
 
 /// Reads how far a table has been captured. There is no position if it has to be copied first: it does not exist, or is empty and was never
 /// captured.
@@ -147,16 +156,31 @@ pub(super) fn read(destination: &mut dyn Destination, name: &TableName, source_t
 
 fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str) -> Result<Found> {
     let recorded = recorded(destination, name)?;
-    let fence = recorded.as_ref().map(|recorded| recorded.fence.clone());
-    let Some(stored) = destination.stored_columns(name)? else {
+    let stored = destination.stored_columns(name)?;
+    let has_rows = match &stored {
+        Some(_) => !destination.query_text(&format!("SELECT 1 FROM {} LIMIT 1", qualified(name)))?.is_empty(),
+        None => false,
+    };
+    judge((name, source_table), recorded.as_ref(), stored, has_rows, |stored| scan(destination, name, stored))
+}
+
+/// What follows from a table's checkpoint, its columns (`None` if there is no table), and a scan of its rows.
+pub(super) fn judge(
+    (name, source_table): (&TableName, &str),
+    recorded: Option<&Recorded>,
+    stored: Option<Vec<StoredColumn>>,
+    has_rows: bool,
+    scan: impl FnOnce(&[StoredColumn]) -> Result<Scan>,
+) -> Result<Found> {
+    let fence = recorded.map(|recorded| recorded.fence.clone());
+    let Some(stored) = stored else {
         let note = recorded.is_some().then(|| "copied anew: the destination had a checkpoint of the table, but not the table".to_owned());
         return Ok(Found { position: None, note, known: Known { fence, ..Known::default() } });
     };
-    let columns = recorded.as_ref().and_then(|recorded| recorded.columns.as_deref()).map(parse_columns).transpose()?;
+    let columns = recorded.and_then(|recorded| recorded.columns.as_deref()).map(parse_columns).transpose()?;
     if let Some(columns) = &columns {
         require_columns(name, columns, &stored)?;
     }
-    let has_rows = !destination.query_text(&format!("SELECT 1 FROM {} LIMIT 1", qualified(name)))?.is_empty();
     let missing = || {
         let message =
             format!("`{name}` has rows, but no position to resume from: rebuild it with full_refresh, or choose another destination table");
@@ -165,7 +189,7 @@ fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str)
     if !has(&stored, LSN_COLUMN) {
         return if has_rows { Err(missing()) } else { Ok(Found { known: Known { fence, ..Known::default() }, ..Found::default() }) };
     }
-    let checkpoint = match &recorded {
+    let checkpoint = match recorded {
         Some(recorded) if recorded.source_table != source_table => {
             let other = &recorded.source_table;
             let message = format!("`{name}` was filled from table `{other}`, not from `{source_table}`: rebuild it with full_refresh");
@@ -174,12 +198,14 @@ fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str)
         Some(recorded) => Some(Checkpoint::parse(source_table, &recorded.fence.position)?),
         None => None,
     };
-    let Scan { content, last, with_payload } = scan(destination, name, &stored)?;
+    let is_unfinished = recorded.is_some_and(|recorded| recorded.is_unfinished);
+    let Scan { content, last, with_payload } = scan(&stored)?;
     let last_ordinal = last.as_ref().map_or(0, Lsn::ordinal);
-    let newer = |checkpoint: &Checkpoint| with_payload.as_ref().is_some_and(|rows| rows.ordinal() > checkpoint.ordinal);
+    // Of rows that are stored ahead of their position, the last may be there without some before it.
+    let newer = |checkpoint: &Checkpoint| !is_unfinished && with_payload.as_ref().is_some_and(|rows| rows.ordinal() > checkpoint.ordinal);
     let (resumed, of_rows, note) = match (checkpoint, with_payload.clone()) {
         (Some(mut checkpoint), of_rows) if !newer(&checkpoint) => {
-            if let Some(expected) = recorded.as_ref().and_then(|recorded| recorded.content.as_ref()) {
+            if let Some(expected) = recorded.and_then(|recorded| recorded.content.as_ref()) {
                 require_content(name, expected, &content)?;
             }
             checkpoint.ordinal = checkpoint.ordinal.max(last_ordinal);
@@ -197,7 +223,7 @@ fn look(destination: &mut dyn Destination, name: &TableName, source_table: &str)
         None => stored.iter().map(|column| column.name.clone()).collect(),
     };
     let position = resumed.map(|checkpoint| StoredPosition { checkpoint, of_rows, columns: Some(names) });
-    Ok(Found { position, note, known: Known { fence, content, columns } })
+    Ok(Found { position, note, known: Known { fence, content, columns, is_unfinished } })
 }
 
 fn has(columns: &[StoredColumn], name: &str) -> bool {
@@ -205,12 +231,27 @@ fn has(columns: &[StoredColumn], name: &str) -> bool {
 }
 
 /// What one scan of a table tells.
-struct Scan {
-    content: Content,
+pub(super) struct Scan {
+    pub(super) content: Content,
     /// The greatest position of a row.
     last: Option<Lsn>,
     /// The greatest that holds a VGTID.
     with_payload: Option<Lsn>,
+}
+
+impl Scan {
+    /// From the number of rows and of those that are deleted, the greatest position, the greatest with a VGTID, and the greatest of a row that is not
+    /// deleted.
+    pub(super) fn of(cells: impl IntoIterator<Item = Option<String>>) -> Result<Self> {
+        let mut cells = cells.into_iter();
+        let mut next = || cells.next().flatten();
+        let (rows, deleted, last, with_payload, live) = (next(), next(), next(), next(), next());
+        let deleted = number(deleted);
+        let head = live.and_then(|lsn| lsn.get(..LSN_HEAD).map(str::to_owned));
+        let content = Content { live: number(rows).saturating_sub(deleted), deleted, last_lsn: head };
+        let parsed = |text: Option<String>| text.map(|text| Lsn::parse(&text)).transpose();
+        Ok(Self { content, last: parsed(last)?, with_payload: parsed(with_payload)? })
+    }
 }
 
 /// All in one scan: SQLite reads the whole table for it.
@@ -223,17 +264,10 @@ fn scan(destination: &mut dyn Destination, name: &TableName, stored: &[StoredCol
          max(CASE WHEN NOT ({deleted}) THEN {lsn} END) FROM {}",
         qualified(name)
     );
-    let mut cells = destination.query_text(&sql)?.into_iter().flatten();
-    let mut next = || cells.next().flatten();
-    let (rows, deleted, last, with_payload, live) = (next(), next(), next(), next(), next());
-    let deleted = number(deleted);
-    let head = live.and_then(|lsn| lsn.get(..LSN_HEAD).map(str::to_owned));
-    let content = Content { live: number(rows).saturating_sub(deleted), deleted, last_lsn: head };
-    let parsed = |text: Option<String>| text.map(|text| Lsn::parse(&text)).transpose();
-    Ok(Scan { content, last: parsed(last)?, with_payload: parsed(with_payload)? })
+    Scan::of(destination.query_text(&sql)?.into_iter().flatten())
 }
 
-fn number(cell: Option<String>) -> u64 {
+pub(super) fn number(cell: Option<String>) -> u64 {
     cell.and_then(|cell| cell.parse().ok()).unwrap_or(0)
 }
 
@@ -251,6 +285,7 @@ fn require_columns(name: &TableName, recorded: &[OwnColumn], stored: &[StoredCol
         let found = stored.iter().find(|found| found.name.to_lowercase() == column.name.to_lowercase());
         let what = match found {
             None => "is gone from the destination".to_owned(),
+            Some(_) if column.declared_type.ends_with(CHANGING) => continue,
             Some(found) if found.declared_type != column.declared_type => {
                 format!("was {} when it was last written, and is {} now", column.declared_type, found.declared_type)
             }
@@ -352,7 +387,7 @@ fn recorded(destination: &mut dyn Destination, name: &TableName) -> Result<Optio
     let (source_table, position) = (next().unwrap_or_default(), next().unwrap_or_default());
     let (live, deleted, last_lsn, columns, written_by) = (next(), next(), next(), next(), next());
     let content = live.map(|live| Content { live: number(Some(live)), deleted: number(deleted), last_lsn });
-    Ok(Some(Recorded { source_table, fence: Fence { position, written_by }, content, columns }))
+    Ok(Some(Recorded { source_table, fence: Fence { position, written_by }, content, columns, is_unfinished: false }))
 }
 
 fn is_of(name: &TableName) -> String {
@@ -456,7 +491,7 @@ pub(super) fn rename(destination: &mut dyn Destination, from: &TableName, to: &T
 }
 
 /// Columns as they stand in `CREATE TABLE`: `"id" BIGINT, "name" VARCHAR`.
-fn print_columns(columns: &[OwnColumn]) -> String {
+pub(super) fn print_columns(columns: &[OwnColumn]) -> String {
     let print = |OwnColumn { stored, is_at_source }: &OwnColumn| {
         let dropped = if *is_at_source { "" } else { DROPPED };
         format!("{} {}{dropped}", quoted(&stored.name), stored.declared_type)

@@ -146,15 +146,7 @@ impl<'a> FileMerge<'a> {
 impl Merging for FileMerge<'_> {
     fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
         check_name(self.destination, name)?;
-        if table.primary_key().is_empty() {
-            return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
-        }
-        for ours in [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN] {
-            if table.column_index(ours).is_some() {
-                let message = format!("table `{}` has a column `{ours}` itself, which change capture needs for its own", table.name());
-                return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()).with_column(ours));
-            }
-        }
+        check_source(table)?;
         let stored = Arc::new(stored_table(table));
         let known = self.known.remove(name);
         let target = in_transaction(self.destination, |destination| {
@@ -530,11 +522,25 @@ impl Drop for FileMerge<'_> {
     }
 }
 
+/// Refuses a table of the source that changes cannot be merged of.
+pub(super) fn check_source(table: &Table) -> Result<()> {
+    if table.primary_key().is_empty() {
+        return Err(Error::new(ErrorKind::Schema, format!("table `{}` has no primary key", table.name())).with_table(table.name()));
+    }
+    match [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].into_iter().find(|ours| table.column_index(ours).is_some()) {
+        Some(ours) => {
+            let message = format!("table `{}` has a column `{ours}` itself, which change capture needs for its own", table.name());
+            Err(Error::new(ErrorKind::Schema, message).with_table(table.name()).with_column(ours))
+        }
+        None => Ok(()),
+    }
+}
+
 fn target_of<'a>(targets: &'a mut BTreeMap<String, Target>, table: &str) -> Result<&'a mut Target> {
     targets.get_mut(table).ok_or_else(|| Error::config(format!("nobody said where changes of table `{table}` go")))
 }
 
-fn interfered(name: &TableName) -> Error {
+pub(super) fn interfered(name: &TableName) -> Error {
     let message = format!(
         "somebody else has changed the position of `{name}` in `{}` since this run has read or written it: nothing was written since; \
          let one run write at a time",
@@ -564,7 +570,7 @@ fn adopt(
     let known = match known {
         Some(known) if known.fence != fence => return Err(interfered(name)),
         Some(known) => known,
-        None => Known { fence: None, content: checkpoint::content(destination, name)?, columns: None },
+        None => Known { content: checkpoint::content(destination, name)?, ..Known::default() },
     };
     for column in stored.columns() {
         let declared = destination.declared(column.column_type());
@@ -752,13 +758,13 @@ fn append_converted(destination: &mut dyn Destination, target: &mut Target, batc
     destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", "))).map(drop)
 }
 
-fn now_text() -> String {
+pub(super) fn now_text() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
     let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
     micros.and_then(DateTime::from_unix_micros).map(|now| now.text(6)).unwrap_or_default()
 }
 
 /// A name that no other run has: the moment, the process, and a random number.
-fn run_name() -> String {
+pub(super) fn run_name() -> String {
     format!("{} {} {:016x}", now_text(), std::process::id(), RandomState::new().hash_one(0))
 }

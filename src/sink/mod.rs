@@ -59,6 +59,8 @@ use crate::batch::{Batch, Values};
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
 use crate::options::SinkOptions;
+#[cfg(feature = "vstream")]
+use crate::options::SourceOptions;
 use crate::policy::{Changed, ChangedByName, ChangedValues, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::value::DateTime;
@@ -333,16 +335,17 @@ fn begin(destination: &mut dyn Destination) -> Result<()> {
     result
 }
 
-/// A database that rows are written to: a DuckDB or SQLite file.
+/// A database that rows are written to: a DuckDB or SQLite file, or a database of MySQL, Vitess or PlanetScale.
 ///
-/// While it is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
+/// While a file is open, no other `Sink` can be opened on the same file, in this process or another: a lock on a file beside it, as in
 /// `shop.db-ingest`, sees to that. Whoever only reads the database is not concerned. The lock ends with the process, whatever ends that.
 pub struct Sink {
     store: Box<dyn Store>,
 }
 
 impl Sink {
-    /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`. The file is made if it is not there.
+    /// Opens what a URI names: `duckdb:///path.duckdb` or `sqlite:///path.db`, whose file is made if it is not there, or
+    /// `mysql://user:password@host:port/database`, which is there.
     ///
     /// # Errors
     /// `Config` for the URI itself; `Unsupported` if the crate was built without this kind of destination; `Conflict` if another run has the file
@@ -384,6 +387,16 @@ impl Sink {
     /// Refuses a name that the destination, or a run in it, keeps for itself.
     pub(crate) fn check_name(&self, name: &TableName) -> Result<()> {
         self.store.check_name(name)
+    }
+
+    /// Refuses to capture a table into itself.
+    #[cfg(feature = "vstream")]
+    pub(crate) fn check_not_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<()> {
+        if !self.store.is_source(name, table, source)? {
+            return Ok(());
+        }
+        let message = format!("table `{table}` would be its own destination: choose another destination table, or another database");
+        Err(Error::config(message).with_table(table))
     }
 
     /// The greatest stored value of a column of the source.

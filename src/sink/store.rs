@@ -13,6 +13,8 @@ use crate::batch::Batch;
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
 use crate::interval::{BoundValue, Interval};
+#[cfg(feature = "vstream")]
+use crate::options::SourceOptions;
 use crate::policy::{ChangedValues, OutOfRange, ZeroDates};
 use crate::schema::{Column, Table, TableName};
 
@@ -49,6 +51,12 @@ pub(crate) trait Store: Send {
     fn set_zero_dates(&mut self, policy: ZeroDates);
     fn set_out_of_range(&mut self, policy: OutOfRange);
     fn check_name(&self, name: &TableName) -> Result<()>;
+
+    /// Whether a name stands for a table of this database of a source. Never so in files.
+    #[cfg(feature = "vstream")]
+    fn is_source(&mut self, _name: &TableName, _table: &str, _source: &SourceOptions) -> Result<bool> {
+        Ok(false)
+    }
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>>;
 
     /// The greatest stored value of a column of the source, by its value and not by the form in which it is stored; of text by its bytes in UTF-8.

@@ -310,6 +310,41 @@ fn programs_name_what_is_wrong_with_a_uri() {
 }
 
 #[test]
+fn incremental_brings_what_changed_and_says_what_it_cannot_know() {
+    let server: &Server = mysql();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uri) = sqlite_uri(&folder);
+    server.exec("drop table if exists commerce.ex_incremental");
+    server.exec("create table commerce.ex_incremental (id int primary key, note varchar(9), changed datetime(6) not null)");
+    server.exec("insert into commerce.ex_incremental values (1, 'a', '2024-01-01'), (2, 'b', '2024-01-02'), (3, 'c', '2024-01-03')");
+    let source = server.uri("commerce");
+    let arguments = [source.as_str(), uri.as_str(), "ex_incremental", "changed"];
+    let shown = run("incremental", &arguments).succeeded();
+    assert_eq!(shown, "ex_incremental: 3 rows are new, 0 have changed, Complete\nex_incremental: 3 rows here, 3 there, Equal\n");
+    server.exec("update commerce.ex_incremental set note = 'new', changed = '2024-01-04' where id = 1");
+    server.exec("insert into commerce.ex_incremental values (4, 'd', '2024-01-05')");
+    let shown = run("incremental", &arguments).succeeded();
+    assert!(shown.starts_with("ex_incremental: 1 rows are new, 2 have changed, Complete\n"), "{shown}");
+    assert_eq!(query(&file, "select id || note from ex_incremental order by id"), ["1new", "2b", "3c", "4d"]);
+    server.exec("delete from commerce.ex_incremental where id = 2");
+    server.exec("update commerce.ex_incremental set note = 'unseen' where id = 3");
+    let ended = run("incremental", &arguments);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stdout.ends_with("ex_incremental: 3 rows here, 4 there, Different\nextra: 2\ndifferent: 3\n"), "{}", ended.stdout);
+    // The command line compares too, and says so in its status.
+    let ingest =
+        |more: &[&str]| run("ingest", &[&["--source-uri", &source, "--dest-uri", &uri, "--source-table", "ex_incremental"], more].concat());
+    let ended = ingest(&["--verify-only", "--report", "json"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stdout.contains("\"extra\":[[\"2\"]]") && ended.stdout.contains("\"state\":\"different\""), "{}", ended.stdout);
+    assert!(ended.stderr.contains("  extra: 2\n  different: 3\n"), "{}", ended.stderr);
+    let ended = ingest(&["--incremental-strategy", "truncate+insert", "--verify"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("ex_incremental = ex_incremental: 3 rows at the source, 3 at the destination"), "{}", ended.stderr);
+    server.exec("drop table commerce.ex_incremental");
+}
+
+#[test]
 fn change_capture_from_mysql_says_what_the_server_is() {
     let server: &Server = mysql();
     let source = format!("{}&grpc_port=1", server.cdc_uri("commerce"));
@@ -320,4 +355,4 @@ fn change_capture_from_mysql_says_what_the_server_is() {
 }
 
 /// Those that take arguments.
-const PROGRAMS: [&str; 6] = ["capture_changes", "copy_table", "ingest", "options", "resume", "until_cancelled"];
+const PROGRAMS: [&str; 7] = ["capture_changes", "copy_table", "incremental", "ingest", "options", "resume", "until_cancelled"];

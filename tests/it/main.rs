@@ -18,6 +18,8 @@ mod into_mysql;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod large;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
+mod matrix;
+#[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod network;
 #[cfg(all(feature = "vstream", feature = "sqlite", feature = "duckdb"))]
 mod policies;

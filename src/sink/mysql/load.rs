@@ -64,7 +64,7 @@ impl<'a> MySqlLoad<'a> {
         }
         if plan.strategy == Strategy::Replace && !store.is_sharded {
             let staging = beside(name, "new");
-            match store.stage(&staging, &beside(name, "old"), table)? {
+            match store.stage(&staging, &beside(name, "old"), table, Purpose::Load)? {
                 Made::Made => {
                     let Some(stored) = look_up(&mut store.session, &staging)? else {
                         return Err(Error::new(ErrorKind::Sink, format!("table `{staging}` was made, but is not there")));
@@ -127,12 +127,16 @@ impl<'a> MySqlLoad<'a> {
         let may_repeat = is_merge || (has_key && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
+        // A row with another value of a vindex lies in another shard, where no key tells of it.
+        let is_key = |name: &String| key_names.iter().any(|key| key.to_lowercase() == name.to_lowercase());
+        let moves = !stored.vindex_columns.iter().all(is_key);
         let needs_count = is_merge || (has_key && transaction.is_none() && staging.is_none());
         let writing = Writing {
             insert: format!("INSERT INTO {into} ({}) VALUES ", names.join(", ")),
             suffix: if is_merge { upsert.clone() } else { String::new() },
             repeat_suffix: may_repeat.then_some(upsert),
             count: needs_count.then(|| format!("SELECT count(*) FROM {into} WHERE {tuple} IN (")),
+            delete: (is_merge && moves).then(|| format!("DELETE FROM {into} WHERE {tuple} IN (")),
             is_upsert: is_merge,
             transaction,
             table: name.to_string(),
@@ -204,6 +208,7 @@ impl<'a> MySqlLoad<'a> {
         self.written.inserted = self.written.rows.saturating_sub(replaced);
         self.written.deleted += deleted;
         if let Some(staging) = self.staging.clone() {
+            self.store.session.revive()?;
             if repeated > 0 {
                 self.store.require_rows(&staging, self.written.rows)?;
             }
@@ -246,7 +251,7 @@ impl<'a> MySqlLoad<'a> {
 ///
 /// # Errors
 /// `Conflict` if the stored table cannot take the rows.
-fn matching(name: &TableName, table: &Table, stored: &DestTable, zero_dates: ZeroDates) -> Result<Vec<(usize, Bounds)>> {
+pub(super) fn matching(name: &TableName, table: &Table, stored: &DestTable, zero_dates: ZeroDates) -> Result<Vec<(usize, Bounds)>> {
     let conflict = |column: &str, message: String| Error::new(ErrorKind::Conflict, message).with_column(column);
     let mut columns = Vec::with_capacity(table.columns().len());
     for (index, column) in table.columns().iter().enumerate() {
@@ -306,7 +311,7 @@ fn upsert_suffix(table: &Table, columns: &[(usize, Bounds)], stored: &DestTable)
 }
 
 /// The columns by which single rows are deleted.
-fn key_columns(stored: &DestTable) -> Vec<Column> {
+pub(super) fn key_columns(stored: &DestTable) -> Vec<Column> {
     let Some(primary) = stored.unique.iter().find(|key| key.name == "PRIMARY") else { return Vec::new() };
     let found = primary.columns.iter().filter_map(|name| stored.column(name));
     found.filter_map(|column| Some(Column::new(&column.name, column.column_type.clone()?, false))).collect()
@@ -355,15 +360,15 @@ impl MySql {
     }
 
     /// Makes a staging table, in place of what an interrupted load left behind.
-    fn stage(&mut self, staging: &TableName, old: &TableName, table: &Table) -> Result<Made> {
+    pub(super) fn stage(&mut self, staging: &TableName, old: &TableName, table: &Table, purpose: Purpose) -> Result<Made> {
         for left in [staging, old] {
             match self.drop_if_exists(left) {
                 Ok(()) => {}
-                Err(failure) if failure.fault == Fault::NoDdl => return self.make(staging, table, Purpose::Load),
+                Err(failure) if failure.fault == Fault::NoDdl => return self.make(staging, table, purpose),
                 Err(failure) => return Err(failure.error),
             }
         }
-        self.make(staging, table, Purpose::Load)
+        self.make(staging, table, purpose)
     }
 
     fn require_rows(&mut self, name: &TableName, rows: u64) -> Result<()> {
@@ -384,6 +389,7 @@ impl MySql {
         let mut retry = self.session.retry();
         loop {
             let began = std::time::Instant::now();
+            self.session.revive()?;
             let has_old = look_up(&mut self.session, name)?.is_some();
             if look_up(&mut self.session, staging)?.is_none() && has_old {
                 // The answer to the statement was lost, and not the statement.

@@ -11,19 +11,28 @@
 //! **Statements.** Rows go in by multi-row `INSERT`s of about a thousand rows or a mebibyte, divided where the server says that it was too much. `LOAD DATA
 //! LOCAL` is no faster, needs a setting of the server, and Vitess does not have it.
 
+mod checkpoint;
 mod chunk;
 mod encode;
 mod lease;
 mod load;
+mod merge;
 mod pool;
+mod rows;
 mod session;
 mod stored;
 mod table;
+mod target;
 mod types;
 
+use std::collections::BTreeMap;
+#[cfg(feature = "vstream")]
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use self::chunk::Limits;
+#[cfg(feature = "vstream")]
+use self::encode::literal;
 use self::lease::Lease;
 use self::session::{Fault, Session};
 use self::table::{DestTable, qualified};
@@ -49,6 +58,8 @@ pub(super) struct MySql {
     limits: Arc<Limits>,
     is_sharded: bool,
     lease: Lease,
+    /// What was found when positions were read, for the merge that follows.
+    known: BTreeMap<TableName, checkpoint::Looked>,
 }
 
 /// What came of making a table.
@@ -72,6 +83,7 @@ impl MySql {
             limits: Arc::new(Limits::new(most)),
             is_sharded,
             lease,
+            known: BTreeMap::new(),
         })
     }
 
@@ -80,7 +92,7 @@ impl MySql {
     }
 
     fn keyspace(&self) -> String {
-        self.server().database().split([':', '@']).next().unwrap_or_default().to_owned()
+        keyspace_of(self.server()).to_owned()
     }
 
     /// Looks a table up, with its vindexes.
@@ -160,6 +172,11 @@ impl MySql {
     }
 }
 
+/// The database without the shard and the tablet type that vtgate takes behind it.
+fn keyspace_of(options: &SourceOptions) -> &str {
+    options.database().split([':', '@']).next().unwrap_or_default()
+}
+
 /// Whether the keyspace has several shards, or is of the kind that can have them.
 fn is_sharded(session: &mut Session, database: &str) -> Result<bool> {
     let keyspace = database.split([':', '@']).next().unwrap_or_default();
@@ -208,8 +225,30 @@ impl Store for MySql {
         Ok(())
     }
 
+    #[cfg(feature = "vstream")]
+    fn is_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<bool> {
+        let keyspace = self.keyspace();
+        let is_same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
+        if !is_same(name.schema().unwrap_or(&keyspace), keyspace_of(source)) || !is_same(name.name(), table) {
+            return Ok(false);
+        }
+        let own = self.server();
+        if own.port() == source.port() && is_same(own.host(), source.host()) {
+            return Ok(true);
+        }
+        // Hosts have many names. A lock is seen by all who are connected to the same server.
+        let probe = literal(&format!("ingest:same:{:016x}", RandomState::new().hash_one(name)));
+        let mut there = Session::open(source)?;
+        let mut here = Session::open(own)?;
+        here.query(&format!("SELECT GET_LOCK({probe}, 0)"))?;
+        let holder = there.query(&format!("SELECT IS_USED_LOCK({probe})"))?;
+        here.query(&format!("SELECT RELEASE_LOCK({probe})"))?;
+        Ok(holder.into_iter().flatten().flatten().next().is_some())
+    }
+
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
         self.lease.take(name)?;
+        self.session.revive()?;
         let load = load::MySqlLoad::begin(self, name, table, plan).map_err(|error| error.with_table(name))?;
         Ok(Box::new(load))
     }
@@ -226,12 +265,17 @@ impl Store for MySql {
         stored::as_stored(self, name, batch).map_err(|error| error.with_table(name))
     }
 
-    fn resume(&mut self, name: &TableName, _source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
-        Err(no_capture().with_table(name))
+    fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
+        self.lease.take(name)?;
+        let looked = checkpoint::read(self, name, source_table).map_err(|error| error.with_table(name))?;
+        let answer = (looked.found.position.clone(), looked.found.note.clone());
+        self.known.insert(name.clone(), looked);
+        Ok(answer)
     }
 
-    fn merge<'a>(&'a mut self, _deletes: Deletes) -> Result<Box<dyn Merging + 'a>> {
-        Err(no_capture())
+    fn merge<'a>(&'a mut self, deletes: Deletes) -> Result<Box<dyn Merging + 'a>> {
+        let known = std::mem::take(&mut self.known);
+        Ok(Box::new(merge::MySqlMerge::begin(self, deletes, known)?))
     }
 
     #[cfg(test)]
@@ -245,8 +289,9 @@ impl Store for MySql {
     }
 }
 
-fn no_capture() -> Error {
-    Error::new(ErrorKind::Unsupported, "MySQL as a destination takes whole tables; change capture goes into DuckDB and SQLite")
+/// Whether texts that differ can be the same to a column's collation, as `a` and `A` are to most, and `a` with and without spaces at its end to nearly all.
+fn is_loose(column: &Column) -> bool {
+    matches!(column.column_type(), ColumnType::Text { .. }) && column.collation().is_some_and(|collation| collation != "utf8mb4_0900_bin")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::chunk::{Chunk, Limits};
-use super::session::{Fault, Session};
+use super::session::{Failure, Fault, Session};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::queue::{self, Receiver, Sender};
@@ -29,6 +29,8 @@ pub(super) struct Writing {
     pub(super) repeat_suffix: Option<String>,
     /// `SELECT count(*) FROM … WHERE … IN (`, to find out whether rows are there.
     pub(super) count: Option<String>,
+    /// `DELETE FROM … WHERE … IN (`, ahead of rows that may lie in another shard than those whose place they take.
+    pub(super) delete: Option<String>,
     /// Whether a repeated row does not count as one row more.
     pub(super) is_upsert: bool,
     /// All in one transaction, which begins with these statements; else each statement is one.
@@ -220,7 +222,7 @@ impl Shared {
     }
 
     /// Repeats a statement in a transaction that had to wait too long for a lock: nothing but the statement is undone then.
-    fn with_patience(&self, session: &mut Session, attempt: impl Fn(&mut Session) -> Result<u64, super::session::Failure>) -> Result<u64> {
+    fn with_patience(&self, session: &mut Session, attempt: impl Fn(&mut Session) -> Result<u64, Failure>) -> Result<u64> {
         let mut retry = session.retry();
         loop {
             let began = Instant::now();
@@ -239,7 +241,7 @@ impl Shared {
     /// Writes a chunk, in parts if it is too much at once.
     fn write(&self, session: &mut Session, chunk: &Chunk) -> Result<()> {
         let attempted = format!("rows cannot be written to `{}`", self.writing.table);
-        let mut parts = Vec::from_iter([0..chunk.len()]);
+        let mut parts = Vec::from_iter(std::iter::once(0..chunk.len()));
         while let Some(part) = parts.pop() {
             let replaced = if self.writing.is_upsert { self.count(session, chunk, &part)? } else { None };
             if self.writing.transaction.is_some() {
@@ -278,8 +280,34 @@ impl Shared {
     /// How many of the rows of a part are there, where that can be asked.
     fn count(&self, session: &mut Session, chunk: &Chunk, part: &Range<usize>) -> Result<Option<u64>> {
         let (Some(count), Some(keys)) = (&self.writing.count, chunk.keys(part)) else { return Ok(None) };
-        let rows = session.query(&format!("{count}{keys})"))?;
-        Ok(rows.into_iter().flatten().flatten().next().and_then(|cell| cell.parse().ok()))
+        let (sql, attempted) = (format!("{count}{keys})"), format!("rows of `{}` cannot be looked for", self.writing.table));
+        let mut retry = session.retry();
+        loop {
+            let began = Instant::now();
+            let failure = match session.try_query(&sql, &attempted) {
+                Ok(rows) => {
+                    let cell = rows.into_iter().flatten().flatten().next();
+                    return Ok(cell.and_then(|cell| String::from_utf8_lossy(&cell).parse().ok()));
+                }
+                Err(failure) => failure,
+            };
+            let may_pass = matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked | Fault::Unknown);
+            match retry.failed(began, Instant::now()).filter(|_| may_pass && self.writing.transaction.is_none()) {
+                Some(until) => Cancel::new().wait_until(until)?,
+                None => return Err(failure.error),
+            }
+            if failure.fault == Fault::Lost {
+                session.reconnect()?;
+            }
+        }
+    }
+
+    /// Deletes the rows whose place the rows of a part take, where no statement does both.
+    fn clear(&self, session: &mut Session, chunk: &Chunk, part: &Range<usize>, attempted: &str) -> Result<(), Failure> {
+        match (&self.writing.delete, chunk.keys(part)) {
+            (Some(delete), Some(keys)) => session.try_execute(&format!("{delete}{keys})"), attempted, &self.writing.names).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Writes some rows in one statement, which is a transaction; `false` if they are too many for one.
@@ -288,7 +316,9 @@ impl Shared {
         let (mut same, mut is_repeated, mut suffix) = (0, false, &self.writing.suffix);
         loop {
             let began = Instant::now();
-            let failure = match session.try_execute(&self.statement(chunk, part, suffix), attempted, &self.writing.names) {
+            let cleared = self.clear(session, chunk, part, attempted);
+            let written = cleared.and_then(|()| session.try_execute(&self.statement(chunk, part, suffix), attempted, &self.writing.names));
+            let failure = match written {
                 Ok(affected) => {
                     if !is_repeated {
                         self.check(affected, part)?;

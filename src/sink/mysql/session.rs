@@ -74,6 +74,14 @@ impl Session {
         self.connection.server().is_vitess()
     }
 
+    /// Makes the connection anew if the server has closed it, as many do with one that is idle for long.
+    pub(super) fn revive(&mut self) -> Result<()> {
+        match self.connection.conn().ping() {
+            Ok(()) => Ok(()),
+            Err(_) => self.reconnect(),
+        }
+    }
+
     /// Makes the connection anew, for as long as the options say.
     pub(super) fn reconnect(&mut self) -> Result<()> {
         let mut retry = Retry::new(self.options.retry_timeout());

@@ -22,7 +22,7 @@ pub(super) fn highest(store: &mut MySql, name: &TableName, column: &Column) -> R
     let quoted_name = quoted(column.name());
     let is_date = matches!(column.column_type(), ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. });
     let condition = match is_date {
-        true => format!("{quoted_name} IS NOT NULL AND MONTH({quoted_name}) > 0 AND DAYOFMONTH({quoted_name}) > 0"),
+        true => format!("{quoted_name} IS NOT NULL AND DAYOFYEAR({quoted_name}) IS NOT NULL"),
         false => format!("{quoted_name} IS NOT NULL"),
     };
     let order = match column.column_type() {

@@ -1,9 +1,11 @@
 //! Each strategy into each kind of server, compared row by row.
 
 use mysql::prelude::Queryable;
-use planetscale_ingest::{IngestOptions, Strategy};
+use planetscale_ingest::{IngestOptions, Sink, Source, Strategy, VerifyOptions, verify};
 
-use super::{ALL, COLUMNS, PLAIN, Place, UNSHARDED, assert_same, content, insert, load_all, printed, run, source, source_uri};
+use super::{
+    ALL, COLUMNS, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, insert, load_all, printed, refused, run, source, source_uri,
+};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
     IngestOptions::new().with_tables([table]).with_strategy(strategy)
@@ -166,5 +168,62 @@ fn tables_without_a_key_are_replaced_and_appended_to() {
         let twice = format!("select count(*) from {}", there(place));
         assert_eq!(place.conn().query_first::<u64, _>(twice).unwrap(), Some(6_020));
         place.drop_table(there(place));
+    }
+}
+
+#[test]
+fn a_row_whose_vindex_column_has_changed_moves_to_its_shard() {
+    let table = "into_moved";
+    let mut conn = source(table, 0..2_000);
+    let mut there = SHARDED.conn();
+    run(&mut there, &format!("drop table if exists {table}"));
+    run(&mut there, &format!("create table {table} ({COLUMNS})"));
+    let _ = there.query_drop(format!("alter vschema on customer.{table} drop vindex by_hash"));
+    let _ = there.query_drop(format!("alter vschema on customer.{table} add vindex by_name(name) using xxhash"));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while there.query_drop(format!("select 1 from {table} limit 1")).is_err() && std::time::Instant::now() < until {}
+    load_all(&source_uri(), &SHARDED.uri(), &options(table, Strategy::Merge));
+    run(&mut conn, &format!("update {table} set name = concat('other ', id) where id % 3 = 0"));
+    let report = load_all(&source_uri(), &SHARDED.uri(), &options(table, Strategy::Merge));
+    assert_eq!((report.tables[0].rows_inserted, report.tables[0].rows_updated), (0, 2_000));
+    assert_same(&content(&mut conn, table), &content(&mut there, table), "by name");
+    SHARDED.drop_table(table);
+    run(&mut there, &format!("alter vschema on customer.{table} drop vindex by_name"));
+}
+
+#[test]
+fn a_table_to_which_foreign_keys_refer_is_not_replaced() {
+    let table = "into_referred";
+    let mut conn = source(table, 0..10);
+    let mut there = PLAIN.conn();
+    run(&mut there, "drop table if exists into_referring");
+    let mut there = PLAIN.make(table, COLUMNS);
+    run(&mut there, &format!("create table into_referring (id bigint primary key, foreign key (id) references {table} (id))"));
+    let error = refused(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Replace));
+    assert!(error.contains("foreign keys of `into_referring` refer to"), "{error}");
+    load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Merge));
+    assert_same(&content(&mut conn, table), &content(&mut there, table), "merge");
+    run(&mut there, "drop table into_referring");
+    PLAIN.drop_table(table);
+}
+
+#[test]
+fn what_was_loaded_verifies_and_what_was_changed_is_found() {
+    for place in ALL {
+        let table = name("into_verified", place);
+        let _source = source(&table, 0..9_000);
+        place.drop_table(&table);
+        let options = options(&table, Strategy::Replace);
+        load_all(&source_uri(), &place.uri(), &options);
+        let check = || {
+            let (source, mut sink) = (Source::open(&source_uri()).unwrap(), Sink::open(&place.uri()).unwrap());
+            verify(&source, &mut sink, &VerifyOptions::new(options.clone())).unwrap()
+        };
+        let report = check();
+        assert!(report.is_equal(), "{}: {report:?}", place.name);
+        run(&mut place.conn(), &format!("update {table} set note = 'changed' where id = 4711"));
+        let report = check();
+        assert!(!report.is_equal() && format!("{report:?}").contains("4711"), "{}: {report:?}", place.name);
+        place.drop_table(&table);
     }
 }

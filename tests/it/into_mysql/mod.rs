@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batch;
+mod capture;
 mod lost;
 mod strict;
 mod types;
@@ -18,37 +19,37 @@ const COLUMNS: &str =
 
 /// A place that rows go to.
 #[derive(Clone, Copy)]
-struct Place {
+pub(crate) struct Place {
     server: fn() -> &'static Server,
     database: &'static str,
-    name: &'static str,
+    pub(crate) name: &'static str,
 }
 
 /// A database of its own, so that tables can have the names that they have at the source.
-const PLAIN: Place = Place { server: mysql, database: "into_mysql", name: "MySQL" };
-const UNSHARDED: Place = Place { server: vitess, database: "commerce", name: "Vitess, unsharded" };
-const SHARDED: Place = Place { server: vitess, database: "customer", name: "Vitess, sharded" };
-const ALL: [Place; 3] = [PLAIN, UNSHARDED, SHARDED];
+pub(crate) const PLAIN: Place = Place { server: mysql, database: "into_mysql", name: "MySQL" };
+pub(crate) const UNSHARDED: Place = Place { server: vitess, database: "commerce", name: "Vitess, unsharded" };
+pub(crate) const SHARDED: Place = Place { server: vitess, database: "customer", name: "Vitess, sharded" };
+pub(crate) const ALL: [Place; 3] = [PLAIN, UNSHARDED, SHARDED];
 
 impl Place {
-    fn conn(self) -> Conn {
+    pub(crate) fn conn(self) -> Conn {
         if self.database == PLAIN.database {
             mysql().exec("create database if not exists into_mysql");
         }
         connected((self.server)(), self.database)
     }
 
-    fn uri(self) -> String {
+    pub(crate) fn uri(self) -> String {
         self.conn();
         (self.server)().uri(self.database)
     }
 
-    fn is_sharded(self) -> bool {
+    pub(crate) fn is_sharded(self) -> bool {
         self.database == SHARDED.database
     }
 
     /// A table without rows, made by hand.
-    fn make(self, table: &str, columns: &str) -> Conn {
+    pub(crate) fn make(self, table: &str, columns: &str) -> Conn {
         let mut conn = self.conn();
         run(&mut conn, &format!("drop table if exists `{table}`"));
         run(&mut conn, &format!("create table `{table}` ({columns})"));
@@ -61,7 +62,7 @@ impl Place {
         conn
     }
 
-    fn drop_table(self, table: &str) {
+    pub(crate) fn drop_table(self, table: &str) {
         run(&mut self.conn(), &format!("drop table if exists `{table}`"));
     }
 

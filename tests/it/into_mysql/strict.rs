@@ -5,8 +5,15 @@ use std::sync::OnceLock;
 
 use planetscale_ingest::{IngestOptions, Strategy, TableName};
 
-use super::{COLUMNS, assert_same, connected, content, insert, load_all, refused, run, source, source_uri};
-use crate::support::servers::{Server, cluster};
+use super::{COLUMNS, assert_same, connected, content, insert, load_all, printed, refused, run, source, source_uri};
+use crate::capture::fixture;
+use crate::support::servers::{Server, cluster, vitess, wait_for_column};
+
+/// The columns of a table that is captured, and those that change capture has for its own.
+const FIXTURE_COLUMNS: &str = fixture::COLUMNS;
+const OURS: &str = "_cdc_lsn mediumtext collate ascii_bin, _cdc_deleted tinyint(1), _cdc_synced_at datetime(6)";
+const CHECKPOINT: &str = "dest_table varchar(255) collate utf8mb4_bin not null primary key, source_table longtext, position longtext, updated_at longtext, \
+    live_rows bigint, deleted_rows bigint, last_lsn longtext, stored_columns longtext, written_by longtext";
 
 /// The name by which it is started and ended.
 const NAME: &str = "strict";
@@ -18,17 +25,21 @@ impl Strict {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let table = format!("create table there ({COLUMNS}); create table there_too ({COLUMNS});");
+        let captured = format!("create table captured ({FIXTURE_COLUMNS}, {OURS}); create table _ingest_checkpoint ({CHECKPOINT});");
         for (keyspace, vschema) in [
             ("commerce", r#"{"tables": {"there": {}, "there_too": {}}}"#),
             (
                 "customer",
-                r#"{"sharded": true, "vindexes": {"by_hash": {"type": "hash"}}, "tables": {
+                r#"{"sharded": true, "vindexes": {"by_hash": {"type": "hash"}, "by_text": {"type": "xxhash"}}, "tables": {
+                    "captured": {"column_vindexes": [{"column": "id", "name": "by_hash"}]},
+                    "_ingest_checkpoint": {"column_vindexes": [{"column": "dest_table", "name": "by_text"}]},
                     "there": {"column_vindexes": [{"column": "id", "name": "by_hash"}]},
                     "there_too": {"column_vindexes": [{"column": "id", "name": "by_hash"}]}}}"#,
             ),
         ] {
             fs::create_dir(folder.path().join(keyspace)).unwrap();
-            fs::write(folder.path().join(keyspace).join("schema.sql"), table.replace("; ", ";\n")).unwrap();
+            let tables = if keyspace == "customer" { format!("{table} {captured}") } else { table.clone() };
+            fs::write(folder.path().join(keyspace).join("schema.sql"), tables.replace("; ", ";\n")).unwrap();
             fs::write(folder.path().join(keyspace).join("vschema.json"), vschema).unwrap();
         }
         let base: u16 = std::env::var("SERVERS_BASE_PORT").ok().and_then(|base| base.parse().ok()).unwrap_or(15_300);
@@ -91,4 +102,54 @@ fn every_strategy_works_without_changing_tables_and_within_the_limits() {
         let route = "ALTER VSCHEMA ON `customer`.`missing` ADD VINDEX `by_hash`(`id`) USING hash";
         assert_eq!(error.contains(route), keyspace == "customer", "{error}");
     }
+    capture(&strict.0);
+}
+
+/// Changes go into tables that are there, and those that are missing are to be deployed.
+fn capture(strict: &Server) {
+    let server = vitess();
+    let table = "into_strict_captured";
+    let mut conn = fixture::create(server, "commerce", table);
+    fixture::insert(&mut conn, table, 0..12_000, 0);
+    let to = |name: &str| IngestOptions::new().with_tables([table]).with_dest_table(TableName::new(name));
+    let error = refused(&server.cdc_uri("commerce"), &strict.uri("commerce"), &to("captured"));
+    assert!(error.contains("deploy it by: CREATE TABLE `_ingest_checkpoint` (`dest_table` varchar(255)"), "{error}");
+    let error = refused(&server.cdc_uri("commerce"), &strict.uri("customer"), &to("missing_too"));
+    let deploy = "ADD VINDEX `by_hash`(`id`) USING hash";
+    assert!(error.contains("deploy it by: CREATE TABLE `missing_too` (`id` bigint NOT NULL, ") && error.contains(deploy), "{error}");
+    let mut there = connected(strict, "customer");
+    let mut follow = |options: &IngestOptions| {
+        load_all(&server.cdc_uri("commerce"), &strict.uri("customer"), options);
+        let columns = "id, name, cast(amount as char), note, cast(happened as char)";
+        for conn in [&mut conn, &mut there] {
+            run(conn, "set workload = 'olap'");
+        }
+        let mut expected = printed(&mut conn, &format!("select {columns} from {table}"));
+        let mut found = printed(&mut there, &format!("select {columns} from captured where not _cdc_deleted"));
+        for conn in [&mut conn, &mut there] {
+            run(conn, "set workload = 'oltp'");
+        }
+        expected.sort();
+        found.sort();
+        assert_same(&expected, &found, "captured");
+    };
+    follow(&to("captured"));
+    run(&mut fixture_conn(server), &format!("update {table} set name = 'all', note = repeat('n', 2000) where id < 9000"));
+    follow(&to("captured"));
+    run(&mut fixture_conn(server), &format!("truncate table {table}"));
+    run(&mut fixture_conn(server), &format!("insert into {table} (id, name) values (1, 'one'), (2, 'two')"));
+    follow(&to("captured"));
+    // What the server does not let be added is said, and found once it is there: here, once it is gone at the source.
+    run(&mut fixture_conn(server), &format!("alter table {table} add column more int"));
+    wait_for_column(&mut fixture_conn(server), table, "more");
+    run(&mut fixture_conn(server), &format!("insert into {table} (id, more) values (3, 3)"));
+    let error = refused(&server.cdc_uri("commerce"), &strict.uri("customer"), &to("captured"));
+    assert!(error.contains("deploy it by: ALTER TABLE `captured` ADD COLUMN `more` int NULL"), "{error}");
+    // A full refresh empties the table and fills it again, as far as its columns go.
+    run(&mut fixture_conn(server), &format!("alter table {table} drop column more"));
+    follow(&to("captured").with_full_refresh(true));
+}
+
+fn fixture_conn(server: &Server) -> mysql::Conn {
+    connected(server, "commerce")
 }

@@ -9,5 +9,6 @@ mod malformed;
 mod older;
 mod places;
 mod planetscale;
+mod server;
 pub mod stage;
 mod standstill;

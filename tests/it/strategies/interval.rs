@@ -228,3 +228,29 @@ fn an_interval_without_bounds_leaves_out_nulls_only() {
     assert_eq!((batch.len(), batch.value(0, 0)), (1, ValueRef::Int(2)));
     assert!(rows.next().is_none());
 }
+
+#[test]
+fn sources_that_are_files_bring_the_rows_of_an_interval_only() {
+    use planetscale_ingest::{IngestOptions, Sink, VerifyOptions, ingest, verify};
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from.db");
+    let connection = rusqlite::Connection::open(&from).unwrap();
+    connection.execute_batch("create table f (id integer primary key, k text, note text) strict; begin").unwrap();
+    for id in 0..30_000 {
+        connection.execute("insert into f values (?, ?, ?)", (id, format!("{:05}", id / 2), "old".repeat(100))).unwrap();
+    }
+    connection.execute_batch("commit").unwrap();
+    let source = Source::open(&format!("sqlite://{}", from.display())).unwrap();
+    let to = folder.path().join("to.duckdb");
+    let mut sink = Sink::open(&format!("duckdb://{}", to.display())).unwrap();
+    let options = IngestOptions::new().with_tables(["f"]);
+    let mut run = |options: &IngestOptions| super::complete(ingest(&source, &mut sink, options).unwrap());
+    run(&options);
+    connection.execute_batch("update f set note = 'new' where k between '14000' and '14999'; delete from f where id = 29000").unwrap();
+    let options = options.with_strategy(Strategy::DeleteInsert).with_incremental_key("k");
+    let interval = options.clone().with_interval_start("14000").with_interval_end("14999");
+    assert_eq!(counts(&run(&interval)), (1_999, 0, 2_000));
+    connection.execute_batch("insert into f values (40000, '14999', 'late'), (40001, '15000', 'late')").unwrap();
+    assert_eq!(counts(&run(&options)), (4, 0, 2));
+    assert!(verify(&source, &mut sink, &VerifyOptions::new(IngestOptions::new().with_tables(["f"]))).unwrap().is_equal());
+}
