@@ -260,7 +260,16 @@ impl MySqlMerge<'_> {
         {
             return Ok(target);
         }
-        let shape = Shape::of(self.store, name, stored, found)?;
+        let shape = match Shape::of(self.store, name, stored, found) {
+            Ok(shape) => shape,
+            // It does not fit, and nothing of it is to stay.
+            Err(misfit) => {
+                return match self.store.drop_if_exists(name) {
+                    Ok(()) => self.make(name, stored),
+                    Err(_) => Err(misfit),
+                };
+            }
+        };
         self.emptied(source_table, Target::new(name, Arc::clone(stored), shape))
     }
 

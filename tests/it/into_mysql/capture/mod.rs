@@ -5,6 +5,8 @@ mod crash;
 mod keys;
 mod positions;
 
+use std::time::{Duration, Instant};
+
 use mysql::Conn;
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Result, TableName, TableState};
@@ -100,8 +102,13 @@ impl Captured {
             self.cell(&format!("select count(*) from information_schema.tables where table_name = '{copy}' and table_schema = database()"));
         let mut content = Vec::new();
         if rows.as_deref() != Some("0") {
-            // vtgate does not merge sorted rows of columns that it has not been told of.
-            let mut rows = printed(&mut self.there, &format!("select * from `{copy}`"));
+            // vtgate does not merge sorted rows of columns that it has not been told of, and asks for a dropped one until it hears of that.
+            let sql = format!("select * from `{copy}`");
+            let until = Instant::now() + Duration::from_secs(60);
+            while self.there.query_drop(&sql).is_err() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let mut rows = printed(&mut self.there, &sql);
             rows.sort();
             content.push(rows);
         }
