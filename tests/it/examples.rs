@@ -294,7 +294,7 @@ fn programs_name_what_is_wrong_with_a_uri() {
     let cases = [
         (shop.cdc_uri().replace("grpc_port", "grpcport"), "it is called `grpc_port` here"),
         (shop.uri().replace("mysql:", "mysql+cdc:"), "grpc_port is missing"),
-        (shop.cdc_uri().replace("mysql+cdc:", "postgres:"), "the URI's scheme is unknown"),
+        (shop.cdc_uri().replace("mysql+cdc:", "oracle:"), "the URI's scheme is unknown"),
         (shop.cdc_uri().replace("secret", "wrong-word"), "wrong user or password"),
         ("mysql+cdc://u:wrong-word@127.0.0.1:1/shop?grpc_port=1&tls=false".into(), "refuses connections"),
     ];

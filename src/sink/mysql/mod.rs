@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 #[cfg(feature = "vstream")]
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::chunk::Limits;
 #[cfg(feature = "vstream")]
@@ -100,7 +101,10 @@ impl MySql {
         let Some(mut found) = table::look_up(&mut self.session, name)? else { return Ok(None) };
         if self.is_sharded {
             let keyspace = self.keyspace();
-            found.vindex_columns = table::vindex_columns(&mut self.session, &keyspace, name)?;
+            found.vindex_columns = match table::vindex_columns(&mut self.session, &keyspace, name)? {
+                Some(columns) => columns,
+                None => self.route_existing(name, &found)?,
+            };
         }
         Ok(Some(found))
     }
@@ -129,24 +133,53 @@ impl MySql {
             }
         }
         if self.session.is_vitess() {
-            // It knows of a new table a moment after that is there.
-            let sql = format!("SELECT 1 FROM {} LIMIT 1", qualified(name));
-            self.session.wait_until_known(&sql, &attempted).map_err(|error| error.with_table(name))?;
+            self.wait_until_known(name, route.as_deref(), &attempted)?;
         }
         Ok(Made::Made)
     }
 
+    /// vtgate knows of a new table a moment after that is there. A vschema that somebody else changes at the same time can lose our change, so that
+    /// is repeated.
+    fn wait_until_known(&mut self, name: &TableName, route: Option<&str>, attempted: &str) -> Result<()> {
+        let sql = format!("SELECT 1 FROM {} LIMIT 1", qualified(name));
+        if let Some(route) = route {
+            for _ in 0..ROUTE_ATTEMPTS {
+                if self.session.wait_until_known_for(ROUTE_PAUSE, &sql, attempted).is_ok() {
+                    return Ok(());
+                }
+                // Where it is not lost, the server says that it is there.
+                let _ = self.session.try_execute(route, attempted, &[]);
+            }
+        }
+        self.session.wait_until_known(&sql, attempted).map_err(|error| error.with_table(name))
+    }
+
+    /// Tells vtgate of a table that it has not been told of: a run that was killed has made it. Returns the column by which its rows are spread.
+    fn route_existing(&mut self, name: &TableName, found: &DestTable) -> Result<Vec<String>> {
+        let key = found.unique.iter().find(|key| key.name == "PRIMARY").and_then(|key| key.columns.first());
+        let (column, column_type) = key
+            .and_then(|key| found.column(key))
+            .and_then(|column| Some((column, column.column_type.as_ref()?)))
+            .ok_or_else(|| without_key(name))?;
+        let route = self.route_by(name, &column.name, column_type, column.collation.as_deref());
+        let attempted = format!("vtgate cannot be told how the rows of `{name}` are spread over the shards");
+        if let Err(failure) = self.session.try_execute(&route, &attempted, &[]) {
+            let message = format!("{}; deploy it by: {route};", failure.error);
+            return Err(Error::new(ErrorKind::Sink, message).with_table(name));
+        }
+        self.wait_until_known(name, Some(&route), &attempted)?;
+        Ok(vec![column.name.clone()])
+    }
+
     /// The statement that tells vtgate by which column the rows of a table are spread over the shards: by the first of the key.
     fn route(&mut self, name: &TableName, table: &Table) -> Result<String> {
-        let Some(column) = table.primary_key().first().map(|&index| &table.columns()[index]) else {
-            let message = format!(
-                "`{name}` is not in the destination, and without a primary key nothing says how its rows are to be spread over the shards: make it, \
-                 with a vindex"
-            );
-            return Err(Error::new(ErrorKind::Schema, message).with_table(name));
-        };
-        let ignores_case = column.collation().is_some_and(|collation| !collation.ends_with("_bin") && collation != "binary");
-        let kind = match column.column_type() {
+        let column = table.primary_key().first().map(|&index| &table.columns()[index]).ok_or_else(|| without_key(name))?;
+        Ok(self.route_by(name, column.name(), column.column_type(), column.collation()))
+    }
+
+    fn route_by(&mut self, name: &TableName, column: &str, column_type: &ColumnType, collation: Option<&str>) -> String {
+        let ignores_case = collation.is_some_and(|collation| !collation.ends_with("_bin") && collation != "binary");
+        let kind = match column_type {
             ColumnType::Int { .. } => "hash",
             // Rows that are the same to the key's collation have to come to the same shard.
             ColumnType::Text { .. } if ignores_case => "unicode_loose_xxhash",
@@ -158,18 +191,23 @@ impl MySql {
         let existing = vindexes.iter().find(has_kind).and_then(|row| row.get(1).cloned().flatten());
         let vindex = existing.unwrap_or_else(|| kind.to_owned());
         let keyspace = quoted(name.schema().unwrap_or(&keyspace));
-        Ok(format!(
-            "ALTER VSCHEMA ON {keyspace}.{} ADD VINDEX {}({}) USING {kind}",
-            quoted(name.name()),
-            quoted(&vindex),
-            quoted(column.name())
-        ))
+        format!("ALTER VSCHEMA ON {keyspace}.{} ADD VINDEX {}({}) USING {kind}", quoted(name.name()), quoted(&vindex), quoted(column))
     }
 
     fn drop_if_exists(&mut self, name: &TableName) -> Result<(), session::Failure> {
         let attempted = format!("table `{name}` cannot be dropped");
         self.session.try_execute(&format!("DROP TABLE IF EXISTS {}", qualified(name)), &attempted, &[]).map(drop)
     }
+}
+
+/// How long vtgate may take to know of a table that it was told of, before it is told again, and how often.
+const ROUTE_PAUSE: Duration = Duration::from_secs(5);
+const ROUTE_ATTEMPTS: usize = 4;
+
+fn without_key(name: &TableName) -> Error {
+    let message =
+        format!("nothing says how the rows of `{name}` are to be spread over the shards, as it has no primary key: make it, with a vindex");
+    Error::new(ErrorKind::Schema, message).with_table(name)
 }
 
 /// The database without the shard and the tablet type that vtgate takes behind it.

@@ -1,6 +1,6 @@
 //! A connection that writes, and what its failures mean.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
@@ -117,9 +117,20 @@ impl Session {
         Ok(self.try_execute(sql, attempted, &[])?)
     }
 
-    /// All rows of a small result, as text.
+    /// All rows of a small result about the schema, as text.
     pub(super) fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        self.connection.query(sql, &[]).map_err(as_sink)
+        let mut retry = Retry::new(UNSETTLED);
+        loop {
+            let began = Instant::now();
+            match self.connection.query(sql, &[]) {
+                // vtgate has been seen to answer so, seldom, while it takes in other changes of the schema.
+                Err(error) if self.is_vitess() && error.to_string().contains("error 1105 ") => match retry.failed(began, Instant::now()) {
+                    Some(until) => Cancel::new().wait_until(until)?,
+                    None => return Err(as_sink(error)),
+                },
+                result => return result.map_err(as_sink),
+            }
+        }
     }
 
     pub(super) fn try_query(&mut self, sql: &str, attempted: &str) -> Result<Vec<Vec<Option<Vec<u8>>>>, Failure> {
@@ -135,7 +146,11 @@ impl Session {
 
     /// Asks again while vtgate does not know yet of what was made a moment ago.
     pub(super) fn wait_until_known(&mut self, sql: &str, attempted: &str) -> Result<()> {
-        let mut retry = self.retry();
+        self.wait_until_known_for(self.options.retry_timeout(), sql, attempted)
+    }
+
+    pub(super) fn wait_until_known_for(&mut self, limit: Duration, sql: &str, attempted: &str) -> Result<()> {
+        let mut retry = Retry::new(limit);
         loop {
             let began = Instant::now();
             match self.try_query(sql, attempted) {
@@ -158,12 +173,15 @@ pub(super) fn as_sink(error: Error) -> Error {
     }
 }
 
+/// How long vtgate may answer questions about its schema with an error that says nothing.
+const UNSETTLED: Duration = Duration::from_secs(10);
+
 /// What vtgate says where a limit of its own, or of a tablet, was reached by one statement or transaction.
 const TOO_MUCH: [&str; 6] =
     ["ow count exceeded", "ResourceExhausted", "RESOURCE_EXHAUSTED", "DeadlineExceeded", "exceeded timeout", "message larger than max"];
 
 /// What vtgate says where it does not know a table or a column, or not yet.
-const UNKNOWN: [&str; 4] = ["not found", "schema tracking required", "VT05004", "VT03019"];
+const UNKNOWN: [&str; 5] = ["not found", "schema tracking required", "VT05004", "VT05005", "VT03019"];
 
 /// What servers say where tables can only be changed by other ways than statements.
 const NO_DDL: [&str; 5] = ["direct DDL", "DDL is disabled", "DDL is not allowed", "DDL statement is not", "direct ddl"];

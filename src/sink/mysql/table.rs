@@ -181,15 +181,15 @@ fn part_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, String, Option
     Some((at?.parse().ok()?, key?, column, sub_part.is_some()))
 }
 
-/// The columns of a table's vindexes.
-pub(super) fn vindex_columns(session: &mut Session, keyspace: &str, name: &TableName) -> Result<Vec<String>> {
+/// The columns of a table's vindexes; `None` if vtgate has not been told of the table.
+pub(super) fn vindex_columns(session: &mut Session, keyspace: &str, name: &TableName) -> Result<Option<Vec<String>>> {
     let sql = format!("SHOW VSCHEMA VINDEXES ON {}.{}", quoted(name.schema().unwrap_or(keyspace)), quoted(name.name()));
     let attempted = format!("cannot ask vtgate for the vindexes of `{name}`");
     let rows = match session.try_query(&sql, &attempted) {
         Ok(rows) => rows,
-        Err(failure) if failure.fault == super::session::Fault::Unknown => return Ok(Vec::new()),
+        Err(failure) if failure.fault == super::session::Fault::Unknown => return Ok(None),
         Err(failure) => return Err(failure.error),
     };
     let first = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
-    Ok(first.flat_map(|cell| String::from_utf8_lossy(&cell).split(", ").map(str::to_owned).collect::<Vec<_>>()).collect())
+    Ok(Some(first.flat_map(|cell| String::from_utf8_lossy(&cell).split(", ").map(str::to_owned).collect::<Vec<_>>()).collect()))
 }

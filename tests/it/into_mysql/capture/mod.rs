@@ -72,7 +72,19 @@ impl Captured {
     }
 
     fn run_with(&self, options: &IngestOptions) -> Result<Report> {
-        load(&vitess().cdc_uri("commerce"), &self.place.uri(), options)
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let result = load(&vitess().cdc_uri("commerce"), &self.place.uri(), options);
+            // On a busy machine a tablet takes a moment to notice a table that a test has just made.
+            let is_new =
+                |state: &TableState| matches!(state, TableState::Failed { error } if error.contains("the tablet knows no such table"));
+            match &result {
+                Ok(report) if report.tables.iter().any(|table| is_new(&table.state)) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                _ => return result,
+            }
+        }
     }
 
     #[track_caller]
