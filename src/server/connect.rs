@@ -4,15 +4,14 @@ use std::borrow::Cow;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Opts, OptsBuilder, SslOpts};
 
 use crate::cancel::Cancel;
 use crate::options::{CaptureOptions, SourceOptions, Workload};
+use crate::source::patience::connect_within;
 use crate::source::server::ServerKind;
 use crate::tls::Tls;
 use crate::{Error, ErrorKind, Result};
@@ -35,27 +34,10 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects and sets the session up, all within the options' connect time limit.
     pub(crate) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
-        let limit = options.connect_timeout();
         let options = options.clone();
-        let place = Place::of(&options);
-        // Name resolution cannot be interrupted, so the attempt runs on a thread of its own that is left behind when time is up, or the run
-        // cancelled. It ends by itself: each of its later steps has the same limit.
-        let (answer, attempt) = mpsc::sync_channel(1);
-        thread::Builder::new()
-            .name("ingest-connect".to_owned())
-            .spawn(move || {
-                // Nobody listens any more once the time is up.
-                let _ = answer.send(Self::attempt(&options));
-            })
-            .map_err(|cause| Error::new(ErrorKind::Connect, "no thread can be started to connect on").with_cause(cause))?;
-        match cancel.wait_for(&attempt, Some(Instant::now() + limit))? {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => {
-                Err(Error::new(ErrorKind::Timeout, format!("no connection to {place} within {} s", limit.as_secs_f32())))
-            }
-            // The thread died of a panic: the client library indexes into packets.
-            Err(RecvTimeoutError::Disconnected) => Err(Error::protocol(format!("{place} broke MySQL's protocol while connecting"))),
-        }
+        let place = Place::of(&options).to_string();
+        let broken = format!("{place} broke MySQL's protocol while connecting");
+        connect_within((options.connect_timeout(), cancel), (&place, &broken), move || Self::attempt(&options))
     }
 
     fn attempt(options: &SourceOptions) -> Result<Self> {

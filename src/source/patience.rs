@@ -1,6 +1,6 @@
 //! Asking a server again, and not waiting for it longer than anybody wants.
 
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,6 +54,31 @@ impl Patience {
 
     fn lock(&self) -> MutexGuard<'_, Retry> {
         self.retry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects to a place within a limit. A client library that panics, as those do that index into packets, is an error that says `broken`.
+pub(crate) fn connect_within<T: Send + 'static>(
+    (limit, cancel): (Duration, &Cancel),
+    (place, broken): (&str, &str),
+    attempt: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    // Name resolution cannot be interrupted, so the attempt runs on a thread of its own that is left behind when time is up, or the run
+    // cancelled. It ends by itself: each of its later steps has the same limit.
+    let (answer, result) = sync_channel(1);
+    thread::Builder::new()
+        .name("ingest-connect".to_owned())
+        .spawn(move || {
+            // Nobody listens any more once the time is up.
+            let _ = answer.send(attempt());
+        })
+        .map_err(|cause| Error::new(ErrorKind::Connect, "no thread can be started to connect on").with_cause(cause))?;
+    match cancel.wait_for(&result, Some(Instant::now() + limit))? {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => {
+            Err(Error::new(ErrorKind::Timeout, format!("no connection to {place} within {} s", limit.as_secs_f32())))
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(Error::protocol(broken)),
     }
 }
 

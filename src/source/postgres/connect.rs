@@ -4,9 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
@@ -16,6 +14,7 @@ use rustls::{ClientConnection, StreamOwned};
 use super::message::{self, Complaint, Parts};
 use crate::cancel::Cancel;
 use crate::options::{SourceOptions, is_loopback};
+use crate::source::patience::connect_within;
 use crate::source::rows::Interrupt;
 use crate::tls::{self, Names, Tls, TlsFiles};
 use crate::{Error, ErrorKind, Result};
@@ -75,26 +74,10 @@ struct Message {
 impl Connection {
     /// Connects and logs in, all within the options' connect time limit.
     pub(super) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
-        let limit = options.connect_timeout();
         let options = options.clone();
-        let place = place(&options);
-        // Name resolution cannot be interrupted, so the attempt runs on a thread of its own that is left behind when time is up, or the run
-        // cancelled. It ends by itself: each of its later steps has the same limit.
-        let (answer, attempt) = mpsc::sync_channel(1);
-        thread::Builder::new()
-            .name("ingest-connect".to_owned())
-            .spawn(move || {
-                // Nobody listens any more once the time is up.
-                let _ = answer.send(Self::attempt(&options));
-            })
-            .map_err(|cause| Error::new(ErrorKind::Connect, "no thread can be started to connect on").with_cause(cause))?;
-        match cancel.wait_for(&attempt, Some(Instant::now() + limit))? {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => {
-                Err(Error::new(ErrorKind::Timeout, format!("no connection to {place} within {} s", limit.as_secs_f32())))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(Error::protocol(format!("the login at {place} broke off"))),
-        }
+        let place = place(&options).to_string();
+        let broken = format!("the login at {place} broke off");
+        connect_within((options.connect_timeout(), cancel), (&place, &broken), move || Self::attempt(&options))
     }
 
     fn attempt(options: &SourceOptions) -> Result<Self> {
