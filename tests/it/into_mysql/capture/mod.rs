@@ -76,14 +76,15 @@ impl Captured {
         loop {
             let result = load(&vitess().cdc_uri("commerce"), &self.place.uri(), options);
             // On a busy machine a tablet takes a moment to notice a table that a test has just made.
-            let is_new =
-                |state: &TableState| matches!(state, TableState::Failed { error } if error.contains("the tablet knows no such table"));
-            match &result {
-                Ok(report) if report.tables.iter().any(|table| is_new(&table.state)) && Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-                _ => return result,
+            let is_new = |said: &str| said.contains("the tablet knows no such table");
+            let is_early = match &result {
+                Ok(report) => report.tables.iter().any(|table| matches!(&table.state, TableState::Failed { error } if is_new(error))),
+                Err(error) => is_new(&format!("{error:#}")),
+            };
+            if !is_early || Instant::now() >= until {
+                return result;
             }
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
