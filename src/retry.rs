@@ -3,6 +3,9 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
+use crate::Result;
+use crate::cancel::Cancel;
+
 /// The pause after the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A server that is away for long is asked this often.
@@ -36,6 +39,17 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         let left = self.limit.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())?;
         Some(now + jittered(pause).min(left))
+    }
+
+    /// Takes in a failure of what began at `began`, and waits until it may be tried again; `false`, at once, when the time limit is over.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(crate) fn pause(&mut self, began: Instant, cancel: &Cancel) -> Result<bool> {
+        match self.failed(began, Instant::now()) {
+            Some(until) => cancel.wait_until(until).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// How many failures there were in a row.

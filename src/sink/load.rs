@@ -37,7 +37,7 @@ enum Way {
 
 /// Rows on their way into one table.
 ///
-/// Nothing is visible before the commit. After an error every call fails, and dropping the load undoes it.
+/// Nothing is visible before the commit, and dropping the load without one undoes it.
 pub(super) struct FileLoad<'a> {
     destination: &'a mut dyn Destination,
     target: TableName,
@@ -48,23 +48,12 @@ pub(super) struct FileLoad<'a> {
     written: Written,
     uncommitted: usize,
     changed: ChangedByName,
-    state: LoadState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LoadState {
-    Open,
-    Poisoned,
-    Committed,
+    is_committed: bool,
 }
 
 impl<'a> FileLoad<'a> {
     pub(super) fn begin(destination: &'a mut dyn Destination, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Self> {
         let is_keyed = plan.strategy == Strategy::Merge;
-        if is_keyed && table.primary_key().is_empty() {
-            let message = format!("table `{}` has no primary key to merge by: name the columns that identify a row", table.name());
-            return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()));
-        }
         begin(destination)?;
         let mut load = Self {
             destination,
@@ -75,9 +64,9 @@ impl<'a> FileLoad<'a> {
             written: Written::default(),
             uncommitted: 0,
             changed: ChangedByName::default(),
-            state: LoadState::Open,
+            is_committed: false,
         };
-        load.attempt(|load| load.prepare(plan))?;
+        load.prepare(plan).map_err(|error| error.with_table(name))?;
         Ok(load)
     }
 
@@ -179,18 +168,6 @@ impl<'a> FileLoad<'a> {
         self.destination.commit()
     }
 
-    /// Performs a step. A failure poisons the load.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.state != LoadState::Open {
-            return Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target));
-        }
-        let result = step(self).map_err(|error| error.with_table(&self.target));
-        if result.is_err() {
-            self.state = LoadState::Poisoned;
-        }
-        result
-    }
-
     fn undo(&mut self) -> Result<()> {
         self.destination.rollback()?;
         if let Way::Beside(staging) = self.way.clone()
@@ -206,12 +183,12 @@ impl<'a> FileLoad<'a> {
 
 impl Loading for FileLoad<'_> {
     fn write(&mut self, batch: &Batch) -> Result<()> {
-        self.attempt(|load| load.take(batch))
+        self.take(batch)
     }
 
     fn commit(mut self: Box<Self>) -> Result<Written> {
-        self.attempt(Self::conclude)?;
-        self.state = LoadState::Committed;
+        self.conclude()?;
+        self.is_committed = true;
         Ok(self.written)
     }
 
@@ -222,7 +199,7 @@ impl Loading for FileLoad<'_> {
 
 impl Drop for FileLoad<'_> {
     fn drop(&mut self) {
-        if self.state == LoadState::Committed {
+        if self.is_committed {
             return;
         }
         if let Err(error) = self.undo() {

@@ -62,7 +62,6 @@ pub(super) struct FileMerge<'a> {
     /// What marks the checkpoints that this run writes.
     run: String,
     open: Option<Open>,
-    poisoned: bool,
 }
 
 /// The open transaction.
@@ -139,7 +138,7 @@ fn in_transaction<T>(destination: &mut dyn Destination, work: impl FnOnce(&mut d
 impl<'a> FileMerge<'a> {
     pub(super) fn begin(destination: &'a mut dyn Destination, deletes: Deletes, known: BTreeMap<TableName, Known>) -> Result<Self> {
         in_transaction(destination, checkpoint::create)?;
-        Ok(Self { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: None, poisoned: false })
+        Ok(Self { destination, deletes, targets: BTreeMap::new(), known, run: run_name(), open: None })
     }
 }
 
@@ -170,28 +169,24 @@ impl Merging for FileMerge<'_> {
     }
 
     fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
-        self.attempt(|merge| {
-            merge.take(batch)?;
-            if batch.is_complete() { merge.commit() } else { Ok(()) }
-        })
+        self.take(batch)?;
+        if batch.is_complete() { self.commit() } else { Ok(()) }
     }
 
     fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
-        self.attempt(|merge| {
-            if merge.is_holding() && (!batch.is_complete() || batch.changes().iter().any(|change| matches!(change, Change::Columns { .. })))
-            {
-                // A transaction that comes in pieces can be undone alone, and tables are altered before any row is written.
-                merge.commit()?;
-            }
-            merge.take(batch)?;
-            let limit = merge.destination.rows_per_commit();
-            let is_large = |open: &Open| open.bytes >= BYTES_PER_COMMIT && open.bytes / WIDE_ROW >= open.rows;
-            let is_due = |open: &Open| open.is_complete && limit.is_none_or(|limit| open.rows >= limit || is_large(open));
-            if merge.open.as_ref().is_some_and(is_due) {
-                merge.commit()?;
-            }
-            Ok(merge.open.is_none())
-        })
+        let alters = batch.changes().iter().any(|change| matches!(change, Change::Columns { .. }));
+        if self.held_since().is_some() && (alters || !batch.is_complete()) {
+            // A transaction that comes in pieces can be undone alone, and tables are altered before any row is written.
+            self.commit()?;
+        }
+        self.take(batch)?;
+        let limit = self.destination.rows_per_commit();
+        let is_large = |open: &Open| open.bytes >= BYTES_PER_COMMIT && open.bytes / WIDE_ROW >= open.rows;
+        let is_due = |open: &Open| open.is_complete && limit.is_none_or(|limit| open.rows >= limit || is_large(open));
+        if self.open.as_ref().is_some_and(is_due) {
+            self.commit()?;
+        }
+        Ok(self.open.is_none())
     }
 
     fn held_since(&self) -> Option<Instant> {
@@ -199,7 +194,24 @@ impl Merging for FileMerge<'_> {
     }
 
     fn release(&mut self) -> Result<()> {
-        if self.is_holding() { self.attempt(Self::commit) } else { Ok(()) }
+        self.commit()
+    }
+
+    fn undo(&mut self) {
+        self.targets.values_mut().for_each(|target| target.changing.clear());
+        if self.open.take().is_some()
+            && let Err(error) = self.destination.rollback()
+        {
+            log::warn!("a transaction that failed could not be rolled back: {error:#}");
+        }
+    }
+
+    fn is_rebuilding(&self) -> bool {
+        self.targets.values().any(|target| target.building.is_some())
+    }
+
+    fn is_writing(&self) -> bool {
+        self.open.is_some()
     }
 
     #[cfg(test)]
@@ -214,12 +226,6 @@ impl Merging for FileMerge<'_> {
     fn finish_rebuild(&mut self) -> Result<()> {
         let finished: Vec<(TableName, TableName)> =
             self.targets.values().filter_map(|target| Some((target.building.clone()?, target.name.clone()))).collect();
-        if finished.is_empty() {
-            return Ok(());
-        }
-        if self.poisoned || self.open.is_some() {
-            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
-        }
         let fences: BTreeMap<String, Option<Fence>> =
             self.targets.values().map(|target| (checkpoint::recorded_name(target.current()), target.fence.clone())).collect();
         in_transaction(self.destination, |destination| {
@@ -244,33 +250,6 @@ impl Merging for FileMerge<'_> {
 }
 
 impl FileMerge<'_> {
-    /// Whether there are any.
-    fn is_holding(&self) -> bool {
-        self.held_since().is_some()
-    }
-
-    /// Performs a step. A failure undoes what is not durable and poisons the merge.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.poisoned {
-            return Err(Error::new(ErrorKind::Sink, "writing changes failed before"));
-        }
-        let result = step(self);
-        if result.is_err() {
-            self.poisoned = true;
-            self.undo();
-        }
-        result
-    }
-
-    fn undo(&mut self) {
-        self.targets.values_mut().for_each(|target| target.changing.clear());
-        if self.open.take().is_some()
-            && let Err(error) = self.destination.rollback()
-        {
-            log::warn!("a transaction that failed could not be rolled back: {error:#}");
-        }
-    }
-
     fn take(&mut self, batch: &ChangeBatch) -> Result<()> {
         if self.open.is_none() {
             begin(self.destination)?;

@@ -417,7 +417,9 @@ impl Sink {
     /// Begins to bring rows into a table as a plan says.
     pub(crate) fn load(&mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Load<'_>> {
         self.check_name(name)?;
-        self.store.load(name, table, plan).map(Load)
+        plan.check(table)?;
+        let loading = self.store.load(name, table, plan)?;
+        Ok(Load { loading, target: name.clone(), is_poisoned: false })
     }
 
     /// Begins to replace a table: rows go into a new table beside it, which takes its place when the load is committed. Columns, keys,
@@ -457,7 +459,7 @@ impl Sink {
     /// # Errors
     /// `Sink` if the destination cannot write.
     pub fn merge(&mut self, deletes: Deletes) -> Result<Merge<'_>> {
-        self.store.merge(deletes).map(Merge)
+        Ok(Merge { merging: self.store.merge(deletes)?, is_poisoned: false })
     }
 
     #[cfg(test)]
@@ -497,7 +499,11 @@ pub struct Written {
 ///
 /// Nothing is durable before [`Load::commit`]. After an error every call fails, and dropping the load undoes it.
 #[must_use = "a load that is dropped is undone; `commit` makes its rows durable"]
-pub struct Load<'a>(Box<dyn Loading + 'a>);
+pub struct Load<'a> {
+    loading: Box<dyn Loading + 'a>,
+    target: TableName,
+    is_poisoned: bool,
+}
 
 impl Load<'_> {
     /// Takes rows of the table that the load was begun with.
@@ -505,7 +511,10 @@ impl Load<'_> {
     /// # Errors
     /// `Sink` if the destination cannot write or a value does not fit; `Config` if the rows are another table's.
     pub fn write(&mut self, batch: &Batch) -> Result<()> {
-        self.0.write(batch)
+        self.require_sound()?;
+        let result = self.loading.write(batch);
+        self.is_poisoned = result.is_err();
+        result.map_err(|error| error.with_table(&self.target))
     }
 
     /// Makes the rows durable and visible, all at once.
@@ -513,12 +522,20 @@ impl Load<'_> {
     /// # Errors
     /// `Sink` if the destination cannot write; the table is then as it was.
     pub fn commit(self) -> Result<Written> {
-        self.0.commit()
+        self.require_sound()?;
+        self.loading.commit().map_err(|error| error.with_table(&self.target))
+    }
+
+    fn require_sound(&self) -> Result<()> {
+        match self.is_poisoned {
+            true => Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target)),
+            false => Ok(()),
+        }
     }
 
     /// The values so far that a policy has changed.
     pub fn changed_values(&self) -> Vec<ChangedValues> {
-        self.0.changed_values()
+        self.loading.changed_values()
     }
 }
 
@@ -532,7 +549,10 @@ impl std::fmt::Debug for Load<'_> {
 ///
 /// Dropped in the middle of a transaction that comes in pieces, it undoes the pieces. After an error it refuses everything.
 #[must_use = "changes are written by `write`"]
-pub struct Merge<'a>(Box<dyn Merging + 'a>);
+pub struct Merge<'a> {
+    merging: Box<dyn Merging + 'a>,
+    is_poisoned: bool,
+}
 
 impl Merge<'_> {
     /// Says where the changes of a table go. The table is made if it is not there.
@@ -544,7 +564,7 @@ impl Merge<'_> {
     /// read; `Schema` if the table has no primary key or a column of ours; `Unsupported` for a name that the destination, or a run in it, keeps for
     /// itself.
     pub fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
-        self.0.add_table(table, name, rebuild)
+        self.merging.add_table(table, name, rebuild)
     }
 
     /// Writes a batch. If it is complete, it is durable when this returns, together with the positions that it reaches.
@@ -554,7 +574,7 @@ impl Merge<'_> {
     /// `Conflict` if somebody else has written to the destination since the last batch. Nothing of the batch is stored then, nor of the
     /// pieces before it.
     pub fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
-        self.0.write(batch)
+        self.attempt(|merging| merging.write(batch))
     }
 
     /// Writes a batch, but may leave it to a later call to make it durable, with others: few large commits cost much less than many small ones.
@@ -563,12 +583,12 @@ impl Merge<'_> {
     /// # Errors
     /// As [`Merge::write`]; of what is not durable yet nothing is stored then.
     pub(crate) fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
-        self.0.hold(batch)
+        self.attempt(|merging| merging.hold(batch))
     }
 
     /// Since when there are batches that are not durable yet and could be made so.
     pub(crate) fn held_since(&self) -> Option<Instant> {
-        self.0.held_since()
+        self.merging.held_since()
     }
 
     /// Whether there are any.
@@ -581,12 +601,12 @@ impl Merge<'_> {
     /// # Errors
     /// `Sink` if the destination cannot write; nothing of it is stored then.
     pub(crate) fn release(&mut self) -> Result<()> {
-        self.0.release()
+        if self.is_holding() { self.attempt(|merging| merging.release()) } else { Ok(()) }
     }
 
     /// Values of a table that policies have changed, as far as they are durable.
     pub fn changed_values(&self, source_table: &str) -> Vec<ChangedValues> {
-        self.0.changed_values(source_table)
+        self.merging.changed_values(source_table)
     }
 
     /// Puts tables that were built anew in the place of the old ones, all in one transaction with their checkpoints.
@@ -595,12 +615,31 @@ impl Merge<'_> {
     /// `Sink` if the destination cannot write, and `Conflict` if somebody else has written to the new tables; the old tables are then as they
     /// were.
     pub fn finish_rebuild(&mut self) -> Result<()> {
-        self.0.finish_rebuild()
+        if !self.merging.is_rebuilding() {
+            return Ok(());
+        }
+        if self.is_poisoned || self.merging.is_writing() {
+            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
+        }
+        self.merging.finish_rebuild()
+    }
+
+    /// Performs a step. A failure undoes what is not durable and poisons the merge.
+    fn attempt<T>(&mut self, step: impl FnOnce(&mut dyn Merging) -> Result<T>) -> Result<T> {
+        if self.is_poisoned {
+            return Err(Error::new(ErrorKind::Sink, "writing changes failed before"));
+        }
+        let result = step(&mut *self.merging);
+        if result.is_err() {
+            self.is_poisoned = true;
+            self.merging.undo();
+        }
+        result
     }
 
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn Destination {
-        self.0.destination_for_tests()
+        self.merging.destination_for_tests()
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Instant;
 use super::Destination;
 use super::checkpoint::StoredPosition;
 use super::{Deletes, Written};
-use crate::Result;
 use crate::batch::Batch;
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
@@ -17,6 +16,7 @@ use crate::interval::{BoundValue, Interval};
 use crate::options::SourceOptions;
 use crate::policy::{ChangedValues, OutOfRange, ZeroDates};
 use crate::schema::{Column, Table, TableName};
+use crate::{Error, ErrorKind, Result};
 
 /// How rows get into a table.
 #[derive(Debug, Clone)]
@@ -29,6 +29,15 @@ pub(crate) struct LoadPlan {
 impl LoadPlan {
     pub(crate) fn of(strategy: Strategy) -> Self {
         Self { strategy, interval: None }
+    }
+
+    /// Refuses a table whose rows cannot get in this way, wherever they go.
+    pub(super) fn check(&self, table: &Table) -> Result<()> {
+        if self.strategy == Strategy::Merge && table.primary_key().is_empty() {
+            let message = format!("table `{}` has no primary key to merge by: name the columns that identify a row", table.name());
+            return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()));
+        }
+        Ok(())
     }
 }
 
@@ -82,21 +91,28 @@ pub(crate) trait Store: Send {
     fn stored_in(&self) -> &dyn Destination;
 }
 
-/// What is behind a [`Load`](super::Load). One that is dropped without a commit leaves the table as it was, as far as the destination can.
+/// What is behind a [`Load`](super::Load), which asks for nothing more after an error. One that is dropped without a commit leaves the table as it was, as far as the destination can.
 pub(crate) trait Loading {
     fn write(&mut self, batch: &Batch) -> Result<()>;
     fn commit(self: Box<Self>) -> Result<Written>;
     fn changed_values(&self) -> Vec<ChangedValues>;
 }
 
-/// What is behind a [`Merge`](super::Merge).
+/// What is behind a [`Merge`](super::Merge), which undoes what is not durable after an error, and then writes no more.
 pub(crate) trait Merging {
     fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()>;
     fn write(&mut self, batch: &ChangeBatch) -> Result<()>;
     fn hold(&mut self, batch: &ChangeBatch) -> Result<bool>;
     fn held_since(&self) -> Option<Instant>;
     fn release(&mut self) -> Result<()>;
+    /// Undoes what is not durable.
+    fn undo(&mut self);
     fn changed_values(&self, source_table: &str) -> Vec<ChangedValues>;
+
+    /// Whether a table is built anew.
+    fn is_rebuilding(&self) -> bool;
+    /// Whether anything was taken that is not durable yet.
+    fn is_writing(&self) -> bool;
     fn finish_rebuild(&mut self) -> Result<()>;
     #[cfg(test)]
     fn destination_for_tests(&mut self) -> &mut dyn Destination;

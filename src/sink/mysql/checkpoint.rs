@@ -5,9 +5,10 @@
 //! position is stored, the run after it begins at the old position, and writes the same rows once more.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::encode::literal;
-use super::session::{Failure, Fault, Session};
+use super::session::{Failure, Fault, Session, pause};
 use super::table::{DestTable, look_up, qualified};
 use super::types::Purpose;
 use super::{Made, MySql, beside};
@@ -324,7 +325,7 @@ pub(super) fn remove(session: &mut Session, name: &TableName) -> Result<()> {
 pub(super) fn rename(session: &mut Session, from: &TableName, to: &TableName) -> Result<()> {
     let mut retry = session.retry();
     loop {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let failure = match try_rename(session, from, to) {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
@@ -332,10 +333,8 @@ pub(super) fn rename(session: &mut Session, from: &TableName, to: &TableName) ->
         if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked) {
             return Err(failure.error);
         }
-        match retry.failed(began, std::time::Instant::now()) {
-            Some(until) => crate::cancel::Cancel::new().wait_until(until)?,
-            None => return Err(failure.error),
-        }
+        pause(&mut retry, began, failure)?;
+        // Ends the transaction too.
         session.reconnect()?;
     }
 }

@@ -1,9 +1,10 @@
 //! Whole tables, and parts of them, into MySQL and Vitess.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chunk::Gatherer;
-use super::encode::{Bounds, literal, push_printed};
+use super::encode::{Bounds, literal};
 use super::pool::{Finished, Pool, Writing};
 use super::session::Fault;
 use super::table::{DestTable, look_up, qualified};
@@ -35,7 +36,7 @@ pub(super) struct MySqlLoad<'a> {
     pool: Option<Pool>,
     written: Written,
     changed: ChangedByName,
-    state: State,
+    is_committed: bool,
 }
 
 /// Rows to be deleted chunk by chunk.
@@ -44,19 +45,8 @@ struct Delete {
     key: Vec<Column>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    Poisoned,
-    Committed,
-}
-
 impl<'a> MySqlLoad<'a> {
     pub(super) fn begin(store: &'a mut MySql, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Self> {
-        if plan.strategy == Strategy::Merge && table.primary_key().is_empty() {
-            let message = format!("table `{}` has no primary key to merge by: name columns that identify a row", table.name());
-            return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()));
-        }
         store.require_keyspace(name)?;
         let existing = store.look_up(name)?;
         if plan.strategy == Strategy::Replace && existing.is_some() {
@@ -161,7 +151,7 @@ impl<'a> MySqlLoad<'a> {
             pool: None,
             written: Written::default(),
             changed: ChangedByName::default(),
-            state: State::Open,
+            is_committed: false,
         })
     }
 
@@ -218,20 +208,8 @@ impl<'a> MySqlLoad<'a> {
         Ok(())
     }
 
-    /// Performs a step. A failure poisons the load.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.state != State::Open {
-            return Err(Error::new(ErrorKind::Sink, format!("the load of `{}` failed before", self.target)).with_table(&self.target));
-        }
-        let result = step(self);
-        if result.is_err() {
-            self.state = State::Poisoned;
-        }
-        result.map_err(|error| self.with_progress(error).with_table(&self.target))
-    }
-
     /// Says how far a load came that does not become visible at once.
-    fn with_progress(&mut self, error: Error) -> Error {
+    fn with_progress(&self, error: Error) -> Error {
         let is_visible = self.staging.is_none() && self.writing.transaction.is_none();
         let stored = self.pool.as_ref().map_or(0, Pool::stored);
         if !is_visible || (stored == 0 && self.written.rows == 0) {
@@ -388,7 +366,7 @@ impl MySql {
         let attempted = format!("`{staging}` cannot take the place of `{name}`");
         let mut retry = self.session.retry();
         loop {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             self.session.revive()?;
             let has_old = look_up(&mut self.session, name)?.is_some();
             if look_up(&mut self.session, staging)?.is_none() && has_old {
@@ -404,13 +382,7 @@ impl MySql {
             if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked) {
                 return Err(failure.error);
             }
-            match retry.failed(began, std::time::Instant::now()) {
-                Some(until) => crate::cancel::Cancel::new().wait_until(until)?,
-                None => return Err(failure.error),
-            }
-            if failure.fault == Fault::Lost {
-                self.session.reconnect()?;
-            }
+            self.session.recover(&mut retry, began, failure)?;
         }
         if let Err(failure) = self.drop_if_exists(&old) {
             // The next load of the same table removes it.
@@ -427,7 +399,7 @@ impl MySql {
         let attempted = format!("rows of `{name}` cannot be deleted");
         let (mut rows, mut retry) = (DELETED_AT_ONCE, self.session.retry());
         loop {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             // vtgate does not limit what is deleted in several shards unless it tracks the schema.
             let deleted = if self.is_sharded && !delete.key.is_empty() {
                 self.delete_keys(&table, &condition, &delete.key, rows, &attempted)
@@ -446,15 +418,9 @@ impl MySql {
             match failure.fault {
                 Fault::TooMuch if rows > 1 => rows /= 2,
                 // Rows that are gone already are not found again.
-                Fault::Busy | Fault::Locked | Fault::Lost | Fault::Unknown => {
-                    match retry.failed(began, std::time::Instant::now()) {
-                        Some(until) => crate::cancel::Cancel::new().wait_until(until)?,
-                        None => return Err(failure.error),
-                    }
+                fault if fault.may_pass() => {
+                    self.session.recover(&mut retry, began, failure)?;
                     rows = (rows / 2).max(1);
-                    if failure.fault == Fault::Lost {
-                        self.session.reconnect()?;
-                    }
                 }
                 _ => return Err(failure.error),
             }
@@ -469,25 +435,9 @@ impl MySql {
         rows: usize,
         attempted: &str,
     ) -> Result<u64, super::session::Failure> {
-        let names: Vec<String> = key.iter().map(|column| quoted(column.name())).collect();
-        let list = names.join(", ");
-        let found = self.session.try_query(&format!("SELECT {list} FROM {table}{condition} LIMIT {rows}"), attempted)?;
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let mut values = Vec::new();
-        for row in &found {
-            values.extend_from_slice(if values.is_empty() { b"(" } else { b",(" });
-            for (at, (column, cell)) in key.iter().zip(row).enumerate() {
-                if at > 0 {
-                    values.push(b',');
-                }
-                push_printed(&mut values, column.column_type(), cell.as_deref().unwrap_or_default());
-            }
-            values.push(b')');
-        }
-        let tuple = if key.len() == 1 { list } else { format!("({list})") };
-        let sql = format!("DELETE FROM {table} WHERE {tuple} IN ({})", String::from_utf8_lossy(&values));
+        let from = format!("{table}{condition}");
+        let Some(among) = self.session.keys_among(key, &from, rows, attempted)? else { return Ok(0) };
+        let sql = format!("DELETE FROM {table} WHERE {}", among.condition);
         match self.session.try_execute(&sql, attempted, &[])? {
             // They would be found for ever.
             0 => {
@@ -501,12 +451,14 @@ impl MySql {
 
 impl Loading for MySqlLoad<'_> {
     fn write(&mut self, batch: &Batch) -> Result<()> {
-        self.attempt(|load| load.take(batch))
+        let result = self.take(batch);
+        result.map_err(|error| self.with_progress(error))
     }
 
     fn commit(mut self: Box<Self>) -> Result<Written> {
-        self.attempt(Self::finish)?;
-        self.state = State::Committed;
+        let result = self.finish();
+        result.map_err(|error| self.with_progress(error))?;
+        self.is_committed = true;
         Ok(self.written)
     }
 
@@ -519,7 +471,7 @@ impl Drop for MySqlLoad<'_> {
     fn drop(&mut self) {
         // Whatever is under way ends before its table goes.
         self.pool = None;
-        if self.state == State::Committed {
+        if self.is_committed {
             return;
         }
         if let Some(staging) = self.staging.clone()

@@ -19,11 +19,10 @@ use std::time::Instant;
 
 use super::checkpoint::{self, Looked, Notice, Writer};
 use super::rows::{Apply, Progress, not_there};
-use super::session::{Failure, Fault};
+use super::session::{Failure, Fault, pause};
 use super::target::{Shape, Target, Told, captured_table, columns_while, steps};
 use super::types::Purpose;
 use super::{Made, MySql, beside};
-use crate::cancel::Cancel;
 use crate::change::{Change, ChangeBatch, Checkpoint};
 use crate::policy::ChangedValues;
 use crate::schema::{Column, Table, TableName};
@@ -52,7 +51,6 @@ pub(super) struct MySqlMerge<'a> {
     is_open: bool,
     /// Pieces of a transaction at the source were written without one.
     is_amid: bool,
-    poisoned: bool,
 }
 
 /// Batches that are written at once.
@@ -113,7 +111,6 @@ impl<'a> MySqlMerge<'a> {
             group: Group::default(),
             is_open: false,
             is_amid: false,
-            poisoned: false,
         })
     }
 }
@@ -135,31 +132,29 @@ impl Merging for MySqlMerge<'_> {
 
     fn write(&mut self, batch: &ChangeBatch) -> Result<()> {
         self.hold(batch)?;
-        if batch.is_complete() { self.release() } else { Ok(()) }
+        if self.held_since().is_some() { self.flush() } else { Ok(()) }
     }
 
     fn hold(&mut self, batch: &ChangeBatch) -> Result<bool> {
-        self.attempt(|merge| {
-            merge.store.lease.check()?;
-            for change in batch.changes() {
-                target_of(&mut merge.targets, change.table().name())?;
-            }
-            let alters = batch.changes().iter().any(|change| matches!(change, Change::Columns { .. }));
-            if merge.is_holding() && (alters || !batch.is_complete()) {
-                // A transaction that comes in pieces can be undone alone.
-                merge.flush()?;
-            }
-            let group = &mut merge.group;
-            group.since.get_or_insert_with(Instant::now);
-            group.rows += batch.changes().iter().map(Change::rows).sum::<usize>();
-            group.bytes += batch.bytes();
-            group.batches.push(batch.clone());
-            let is_large = group.rows >= GROUP_ROWS || group.bytes >= GROUP_BYTES;
-            if is_large || alters || ((merge.is_open || merge.is_amid) && batch.is_complete()) {
-                merge.flush()?;
-            }
-            Ok(merge.group.batches.is_empty() && !merge.is_open && !merge.is_amid)
-        })
+        self.store.lease.check()?;
+        for change in batch.changes() {
+            target_of(&mut self.targets, change.table().name())?;
+        }
+        let alters = batch.changes().iter().any(|change| matches!(change, Change::Columns { .. }));
+        if self.held_since().is_some() && (alters || !batch.is_complete()) {
+            // A transaction that comes in pieces can be undone alone.
+            self.flush()?;
+        }
+        let group = &mut self.group;
+        group.since.get_or_insert_with(Instant::now);
+        group.rows += batch.changes().iter().map(Change::rows).sum::<usize>();
+        group.bytes += batch.bytes();
+        group.batches.push(batch.clone());
+        let is_large = group.rows >= GROUP_ROWS || group.bytes >= GROUP_BYTES;
+        if is_large || alters || ((self.is_open || self.is_amid) && batch.is_complete()) {
+            self.flush()?;
+        }
+        Ok(!self.is_writing())
     }
 
     fn held_since(&self) -> Option<Instant> {
@@ -167,7 +162,25 @@ impl Merging for MySqlMerge<'_> {
     }
 
     fn release(&mut self) -> Result<()> {
-        if self.is_holding() { self.attempt(Self::flush) } else { Ok(()) }
+        self.flush()
+    }
+
+    fn undo(&mut self) {
+        self.group = Group::default();
+        if std::mem::take(&mut self.is_open)
+            && let Err(error) = self.store.session.execute("ROLLBACK", "a transaction that failed could not be rolled back")
+        {
+            // The server does that when the connection closes.
+            log::debug!("{error:#}");
+        }
+    }
+
+    fn is_rebuilding(&self) -> bool {
+        self.targets.values().any(|target| target.building.is_some())
+    }
+
+    fn is_writing(&self) -> bool {
+        !self.group.batches.is_empty() || self.is_open || self.is_amid
     }
 
     #[cfg(test)]
@@ -181,12 +194,6 @@ impl Merging for MySqlMerge<'_> {
 
     fn finish_rebuild(&mut self) -> Result<()> {
         let is_built = |target: &&Target| target.building.is_some();
-        if self.targets.values().all(|target| target.building.is_none()) {
-            return Ok(());
-        }
-        if self.poisoned || !self.group.batches.is_empty() || self.is_open || self.is_amid {
-            return Err(Error::new(ErrorKind::Sink, "writing changes failed before, so tables that were built anew are not complete"));
-        }
         self.store.lease.check()?;
         let built: Vec<&Target> = self.targets.values().filter(is_built).collect();
         let found = checkpoint::fences(&mut self.store.session, built.iter().map(|target| target.current()), false)?;
@@ -204,33 +211,6 @@ impl Merging for MySqlMerge<'_> {
 }
 
 impl MySqlMerge<'_> {
-    fn is_holding(&self) -> bool {
-        self.held_since().is_some()
-    }
-
-    /// Performs a step. A failure poisons the merge, and undoes what is in an open transaction.
-    fn attempt<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.poisoned {
-            return Err(Error::new(ErrorKind::Sink, "writing changes failed before"));
-        }
-        let result = step(self);
-        if result.is_err() {
-            self.poisoned = true;
-            self.undo();
-        }
-        result
-    }
-
-    fn undo(&mut self) {
-        self.group = Group::default();
-        if std::mem::take(&mut self.is_open)
-            && let Err(error) = self.store.session.execute("ROLLBACK", "a transaction that failed could not be rolled back")
-        {
-            // The server does that when the connection closes.
-            log::debug!("{error:#}");
-        }
-    }
-
     /// Makes a table that is not there.
     fn make(&mut self, name: &TableName, stored: &Arc<Table>) -> Result<Target> {
         checkpoint::remove(&mut self.store.session, name)?;
@@ -389,14 +369,10 @@ impl MySqlMerge<'_> {
                 Err(failure) => failure,
             };
             // In an open transaction what went before would be gone.
-            if self.is_open || !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked | Fault::Unknown) {
+            if self.is_open || !failure.fault.may_pass() {
                 return Err(failure);
             }
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure) };
-            Cancel::new().wait_until(until)?;
-            if failure.fault == Fault::Lost {
-                self.store.session.reconnect()?;
-            }
+            self.store.session.recover(&mut retry, began, failure)?;
         }
     }
 
@@ -444,8 +420,7 @@ impl MySqlMerge<'_> {
                     return Err(failure.error);
                 }
             }
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure.error) };
-            Cancel::new().wait_until(until)?;
+            let failure = pause(&mut retry, began, failure)?;
             // Ends the transaction too.
             self.store.session.reconnect()?;
             if failure.fault == Fault::Lost && self.is_stored(&writing)? {

@@ -7,8 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::chunk::{Chunk, Limits};
-use super::session::{Failure, Fault, Session};
-use crate::cancel::Cancel;
+use super::session::{Failure, Fault, Session, pause};
 use crate::options::SourceOptions;
 use crate::queue::{self, Receiver, Sender};
 use crate::{Error, ErrorKind, Result};
@@ -231,10 +230,10 @@ impl Shared {
                 Err(failure) => failure,
             };
             // A deadlock undoes the whole transaction.
-            match retry.failed(began, Instant::now()).filter(|_| failure.fault == Fault::Locked) {
-                Some(until) => Cancel::new().wait_until(until)?,
-                None => return Err(failure.error),
+            if failure.fault != Fault::Locked {
+                return Err(failure.error);
             }
+            pause(&mut retry, began, failure)?;
         }
     }
 
@@ -291,14 +290,10 @@ impl Shared {
                 }
                 Err(failure) => failure,
             };
-            let may_pass = matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked | Fault::Unknown);
-            match retry.failed(began, Instant::now()).filter(|_| may_pass && self.writing.transaction.is_none()) {
-                Some(until) => Cancel::new().wait_until(until)?,
-                None => return Err(failure.error),
+            if self.writing.transaction.is_some() || !failure.fault.may_pass() {
+                return Err(failure.error);
             }
-            if failure.fault == Fault::Lost {
-                session.reconnect()?;
-            }
+            session.recover(&mut retry, began, failure)?;
         }
     }
 
@@ -345,11 +340,7 @@ impl Shared {
                 Fault::Busy | Fault::Locked | Fault::Unknown | Fault::Lost => {}
             }
             same += 1;
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure.error) };
-            Cancel::new().wait_until(until)?;
-            if failure.fault == Fault::Lost {
-                session.reconnect()?;
-            }
+            let failure = session.recover(&mut retry, began, failure)?;
             if failure.fault == Fault::Unknown {
                 continue;
             }

@@ -9,14 +9,13 @@ use std::time::Instant;
 use super::MySql;
 use super::checkpoint::{content, is_deleted};
 use super::chunk::{Chunk, Gatherer};
-use super::encode::{Bounds, RowWriter, literal, push_printed};
+use super::encode::{Bounds, RowWriter, literal};
 use super::is_loose;
 use super::load::key_columns;
 use super::session::{Failure, Fault};
 use super::table::qualified;
 use super::target::Target;
 use crate::batch::{Batch, Values};
-use crate::cancel::Cancel;
 use crate::change::{Change, DELETED_COLUMN, LSN_COLUMN, Op, SYNCED_AT_COLUMN, TableChanges};
 use crate::policy::{ChangedByName, ValueChange};
 use crate::server::quoted;
@@ -34,12 +33,6 @@ const MARKED_AT_ONCE: usize = 200;
 const DELETED_AT_ONCE: usize = 1_000;
 /// Rows that are deleted at a time where it is not said which.
 const SWEPT_AT_ONCE: usize = 5_000;
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { fault: Fault::Other, error }
-    }
-}
 
 /// What came of the changes of a table that are being written.
 #[derive(Debug, Default)]
@@ -91,14 +84,10 @@ impl Apply<'_> {
                 Ok(affected) => return Ok(affected),
                 Err(failure) => failure,
             };
-            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked | Fault::Unknown) {
+            if !failure.fault.may_pass() {
                 return Err(failure);
             }
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure) };
-            Cancel::new().wait_until(until)?;
-            if failure.fault == Fault::Lost {
-                self.store.session.reconnect()?;
-            }
+            self.store.session.recover(&mut retry, began, failure)?;
             // It may have been carried out, on one shard at least.
             progress.is_unsure = true;
         }
@@ -116,14 +105,10 @@ impl Apply<'_> {
                 }
                 Err(failure) => failure,
             };
-            if !self.is_apart || !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked | Fault::Unknown) {
+            if !self.is_apart || !failure.fault.may_pass() {
                 return Err(failure);
             }
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(failure) };
-            Cancel::new().wait_until(until)?;
-            if failure.fault == Fault::Lost {
-                self.store.session.reconnect()?;
-            }
+            self.store.session.recover(&mut retry, began, failure)?;
         }
     }
 
@@ -430,33 +415,17 @@ impl Apply<'_> {
 
     fn by_keys(&mut self, target: &Target, progress: &mut Progress, (verb, condition): (&str, &str), rows: usize) -> Result<u64, Failure> {
         let key = key_columns(&target.shape.found);
-        let list = key.iter().map(|column| quoted(column.name())).collect::<Vec<_>>().join(", ");
+        let from = format!("{} WHERE {condition}", qualified(target.current()));
         let attempted = format!("rows of `{}` cannot be read", target.current());
-        let sql = format!("SELECT {list} FROM {} WHERE {condition} LIMIT {rows}", qualified(target.current()));
-        let found = self.store.session.try_query(&sql, &attempted)?;
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let mut values = Vec::new();
-        for row in &found {
-            values.extend_from_slice(if values.is_empty() { b"(" } else { b",(" });
-            for (at, (column, cell)) in key.iter().zip(row).enumerate() {
-                if at > 0 {
-                    values.push(b',');
-                }
-                push_printed(&mut values, column.column_type(), cell.as_deref().unwrap_or_default());
-            }
-            values.push(b')');
-        }
-        let tuple = if key.len() == 1 { list } else { format!("({list})") };
-        let affected = self.run(target, progress, &format!("{verb} WHERE {tuple} IN ({}) AND {condition}", text(values)?))?;
+        let Some(among) = self.store.session.keys_among(&key, &from, rows, &attempted)? else { return Ok(0) };
+        let affected = self.run(target, progress, &format!("{verb} WHERE {} AND {condition}", among.condition))?;
         if affected == 0 && !progress.is_unsure {
             // They would be found for ever.
             let message = format!("rows of `{}` cannot be changed: the server does not find them by their keys", target.current());
             return Err(Error::new(ErrorKind::Sink, message).into());
         }
         progress.is_unsure = false;
-        Ok(found.len() as u64)
+        Ok(among.rows)
     }
 }
 

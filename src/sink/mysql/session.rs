@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
+use super::encode::push_printed;
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::retry::Retry;
-use crate::server::{Connection, is_tablet_away, query_error};
+use crate::schema::Column;
+use crate::server::{Connection, is_tablet_away, query_error, quoted};
 use crate::{Error, ErrorKind, Result};
 
 /// Zero and partial dates are stored as they are, and zero in a column that counts by itself stays zero; everything else that would be changed is an error.
@@ -39,6 +41,13 @@ pub(super) enum Fault {
     Other,
 }
 
+impl Fault {
+    /// Whether the same statement may pass in a moment, if repeating it does no harm.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(self, Self::Lost | Self::Busy | Self::Locked | Self::Unknown)
+    }
+}
+
 /// A statement that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -50,6 +59,27 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         failure.error
     }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { fault: Fault::Other, error }
+    }
+}
+
+/// Some rows, by their keys.
+pub(super) struct Among {
+    pub(super) rows: u64,
+    /// What these rows meet, and no others.
+    pub(super) condition: String,
+}
+
+/// Waits until what failed may be tried again, and returns why it failed.
+///
+/// # Errors
+/// The failure, if it was tried again for long enough.
+pub(super) fn pause(retry: &mut Retry, began: Instant, failure: Failure) -> Result<Failure, Failure> {
+    if retry.pause(began, &Cancel::new())? { Ok(failure) } else { Err(failure) }
 }
 
 impl Session {
@@ -92,13 +122,19 @@ impl Session {
                     *self = session;
                     return Ok(());
                 }
-                Err(error) if error.is_transient() => match retry.failed(began, Instant::now()) {
-                    Some(until) => Cancel::new().wait_until(until)?,
-                    None => return Err(as_sink(error)),
-                },
+                Err(error) if error.is_transient() && retry.pause(began, &Cancel::new())? => {}
                 Err(error) => return Err(as_sink(error)),
             }
         }
+    }
+
+    /// As [`pause`], and makes the connection anew if that broke.
+    pub(super) fn recover(&mut self, retry: &mut Retry, began: Instant, failure: Failure) -> Result<Failure, Failure> {
+        let failure = pause(retry, began, failure)?;
+        if failure.fault == Fault::Lost {
+            self.reconnect()?;
+        }
+        Ok(failure)
     }
 
     pub(super) fn retry(&self) -> Retry {
@@ -124,10 +160,7 @@ impl Session {
             let began = Instant::now();
             match self.connection.query(sql, &[]) {
                 // vtgate has been seen to answer so, seldom, while it takes in other changes of the schema.
-                Err(error) if self.is_vitess() && error.to_string().contains("error 1105 ") => match retry.failed(began, Instant::now()) {
-                    Some(until) => Cancel::new().wait_until(until)?,
-                    None => return Err(as_sink(error)),
-                },
+                Err(error) if self.is_vitess() && error.to_string().contains("error 1105 ") && retry.pause(began, &Cancel::new())? => {}
                 result => return result.map_err(as_sink),
             }
         }
@@ -144,6 +177,29 @@ impl Session {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
     }
 
+    /// The keys of up to `rows` rows, as a condition that they meet; `None` if there are none. `from` is what follows FROM.
+    pub(super) fn keys_among(&mut self, key: &[Column], from: &str, rows: usize, attempted: &str) -> Result<Option<Among>, Failure> {
+        let list = key.iter().map(|column| quoted(column.name())).collect::<Vec<_>>().join(", ");
+        let found = self.try_query(&format!("SELECT {list} FROM {from} LIMIT {rows}"), attempted)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let mut values = Vec::new();
+        for row in &found {
+            values.extend_from_slice(if values.is_empty() { b"(" } else { b",(" });
+            for (at, (column, cell)) in key.iter().zip(row).enumerate() {
+                if at > 0 {
+                    values.push(b',');
+                }
+                push_printed(&mut values, column.column_type(), cell.as_deref().unwrap_or_default());
+            }
+            values.push(b')');
+        }
+        let tuple = if key.len() == 1 { list } else { format!("({list})") };
+        let values = String::from_utf8(values).map_err(|_| Error::decode("a text is not UTF-8"))?;
+        Ok(Some(Among { rows: found.len() as u64, condition: format!("{tuple} IN ({values})") }))
+    }
+
     /// Asks again while vtgate does not know yet of what was made a moment ago.
     pub(super) fn wait_until_known(&mut self, sql: &str, attempted: &str) -> Result<()> {
         self.wait_until_known_for(self.options.retry_timeout(), sql, attempted)
@@ -155,10 +211,7 @@ impl Session {
             let began = Instant::now();
             match self.try_query(sql, attempted) {
                 Ok(_) => return Ok(()),
-                Err(failure) if matches!(failure.fault, Fault::Unknown | Fault::Busy) => match retry.failed(began, Instant::now()) {
-                    Some(until) => Cancel::new().wait_until(until)?,
-                    None => return Err(failure.error),
-                },
+                Err(failure) if matches!(failure.fault, Fault::Unknown | Fault::Busy) => drop(pause(&mut retry, began, failure)?),
                 Err(failure) => return Err(failure.error),
             }
         }

@@ -109,8 +109,9 @@ impl Inquiry<'_> {
                 Err(error) if error.is_transient() && self.endpoint.proven => error,
                 result => return result,
             };
-            let Some(until) = retry.failed(began, Instant::now()) else { return Err(error) };
-            self.cancel.wait_until(until)?;
+            if !retry.pause(began, self.cancel)? {
+                return Err(error);
+            }
         }
     }
 
