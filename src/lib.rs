@@ -57,6 +57,8 @@ mod interval;
 mod keyrange;
 #[cfg(feature = "duckdb")]
 mod libduckdb;
+#[cfg(feature = "sqlite")]
+mod libsqlite;
 mod options;
 mod place;
 mod policy;

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::stored::{Gather, Stored};
 use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
 use crate::batch::Batch;
+use crate::libsqlite;
 use crate::options::SqliteOptions;
 use crate::policy::{Changed, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
@@ -318,13 +319,7 @@ fn sqlite_error(cause: rusqlite::Error, attempted: &str) -> Error {
         Some(ErrorCode::TooBig) => ": a value is larger than SQLite takes",
         _ => "",
     };
-    // SQLite's own messages name tables and columns, but quote no values; the statement, which could, is left out.
-    let text = match cause {
-        rusqlite::Error::SqliteFailure(code, message) => message.unwrap_or_else(|| code.to_string()),
-        rusqlite::Error::SqlInputError { error, msg, .. } => format!("{msg} ({error})"),
-        other => other.to_string(),
-    };
-    Error::new(ErrorKind::Sink, format!("{attempted}{reason}")).with_cause(text)
+    Error::new(ErrorKind::Sink, format!("{attempted}{reason}")).with_cause(libsqlite::said(cause))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::server::ServerKind;
 use super::{Origin, Reading, no_such_table, same_columns};
 use crate::cancel::Cancel;
 use crate::interval::BoundValue;
+use crate::libsqlite;
 use crate::options::SourceOptions;
 use crate::place::SqliteTypes;
 use crate::schema::{Column, Table};
@@ -242,13 +243,7 @@ fn sqlite_error(cause: rusqlite::Error, attempted: &str) -> Error {
         Some(ErrorCode::OperationInterrupted) => ": it was interrupted",
         _ => "",
     };
-    // SQLite's own messages name tables and columns, but quote no values; the statement, which could, is left out.
-    let text = match cause {
-        rusqlite::Error::SqliteFailure(code, message) => message.unwrap_or_else(|| code.to_string()),
-        rusqlite::Error::SqlInputError { error, msg, .. } => format!("{msg} ({error})"),
-        other => other.to_string(),
-    };
-    Error::new(ErrorKind::Source, format!("{attempted}{reason}")).with_cause(text)
+    Error::new(ErrorKind::Source, format!("{attempted}{reason}")).with_cause(libsqlite::said(cause))
 }
 
 #[cfg(test)]

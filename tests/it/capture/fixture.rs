@@ -284,35 +284,40 @@ impl Destination {
             Kind::DuckDb => "strftime(happened, '%Y-%m-%d %H:%M:%S.%f')",
         };
         let sql = format!("select id, name, cast(amount as varchar), note, {happened} from \"{table}\" where not _cdc_deleted");
-        let rows = self.query(&sql);
-        let count = rows.len();
-        let mut by_id = Rows::new();
-        for mut row in rows {
-            let id = row.remove(0).unwrap().parse().unwrap();
-            by_id.insert(id, row);
-        }
-        assert_eq!(by_id.len(), count, "{:?}: `{table}` holds a key twice", self.kind);
-        by_id
+        by_id(self.query(&sql), &format!("{:?} `{table}`", self.kind))
     }
 
     /// Compares a table with the source, row by row.
     pub fn assert_equals(&self, conn: &mut Conn, table: &str) {
-        let (expected, found) = (source_rows(conn, table), self.rows(table));
-        let differing: Vec<_> = expected
-            .keys()
-            .chain(found.keys())
-            .filter(|id| expected.get(id) != found.get(id))
-            .take(3)
-            .map(|id| (id, expected.get(id), found.get(id)))
-            .collect();
-        assert!(
-            differing.is_empty(),
-            "{:?} `{table}`: {} rows at the source, {} at the destination; first differences {differing:?}",
-            self.kind,
-            expected.len(),
-            found.len()
-        );
+        assert_rows(&source_rows(conn, table), &self.rows(table), &format!("{:?} `{table}`", self.kind));
     }
+}
+
+/// Rows by their first column.
+#[track_caller]
+pub fn by_id(rows: Vec<Vec<Option<String>>>, what: &str) -> Rows {
+    let count = rows.len();
+    let mut by_id = Rows::new();
+    for mut row in rows {
+        let id = row.remove(0).unwrap().parse().unwrap();
+        by_id.insert(id, row);
+    }
+    assert_eq!(by_id.len(), count, "{what} holds a key twice");
+    by_id
+}
+
+/// Compares a destination with the source, row by row.
+#[track_caller]
+pub fn assert_rows(expected: &Rows, found: &Rows, what: &str) {
+    let differing: Vec<_> = expected
+        .keys()
+        .chain(found.keys())
+        .filter(|id| expected.get(id) != found.get(id))
+        .take(3)
+        .map(|id| (id, expected.get(id), found.get(id)))
+        .collect();
+    let (there, here) = (expected.len(), found.len());
+    assert!(differing.is_empty(), "{what}: {there} rows at the source, {here} at the destination; first differences {differing:?}");
 }
 
 fn query_sqlite(path: &Path, sql: &str) -> Vec<Vec<Option<String>>> {

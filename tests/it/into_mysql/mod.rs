@@ -11,6 +11,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Result, Sink, Source, TableState, ingest};
 
+use crate::support::files::{connected, printed};
 use crate::support::servers::{Server, mysql, vitess};
 
 /// The columns that every table has.
@@ -71,14 +72,6 @@ impl Place {
     }
 }
 
-fn connected(server: &Server, database: &str) -> Conn {
-    let mut conn = server.conn();
-    for sql in [&format!("use `{database}`"), "set names utf8mb4", "set time_zone = '+00:00'", "set sql_mode = ''"] {
-        run(&mut conn, sql);
-    }
-    conn
-}
-
 #[track_caller]
 fn run(conn: &mut Conn, sql: &str) {
     conn.query_drop(sql).unwrap_or_else(|error| panic!("{}: {error}", sql.chars().take(200).collect::<String>()));
@@ -114,18 +107,6 @@ fn insert(conn: &mut Conn, table: &str, ids: std::ops::Range<u64>, generation: u
 }
 
 type Rows = Vec<Vec<Option<String>>>;
-
-/// What a query returns, as MySQL prints it.
-#[track_caller]
-fn printed(conn: &mut Conn, sql: &str) -> Rows {
-    let rows: Vec<mysql::Row> = conn.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let cell = |cell| match cell {
-        mysql::Value::NULL => None,
-        mysql::Value::Bytes(bytes) => Some(String::from_utf8(bytes).unwrap()),
-        other => panic!("{other:?} in the text protocol"),
-    };
-    rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect()
-}
 
 /// The rows of a table of [`COLUMNS`], by id.
 #[track_caller]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use duckdb::Connection;
 use planetscale_ingest::{ErrorKind, IngestOptions, Source, SourceOptions, ValueChange, ValueRef, ZeroDates};
 
-use super::{moved, read, refused, types, uri};
+use super::{Type, moved, read, refused, ty, types, uri};
+use crate::support::files::duckdb_rows as printed;
 
 fn file(folder: &Path, sql: &str) -> PathBuf {
     let path = folder.join("source.duckdb");
@@ -19,42 +20,11 @@ fn source(path: &Path) -> Source {
     Source::open(&uri("duckdb", path)).unwrap()
 }
 
-/// What DuckDB itself prints.
-fn printed(path: &Path, sql: &str) -> Vec<Vec<Option<String>>> {
-    let connection = Connection::open(path).unwrap();
-    let mut statement = connection.prepare(sql).unwrap();
-    let mut rows = statement.query([]).unwrap();
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().unwrap() {
-        let columns = row.as_ref().column_count();
-        found.push((0..columns).map(|column| row.get::<_, Option<String>>(column).unwrap()).collect());
-    }
-    found
-}
-
-/// A type, values of it by hand, an expression of random values by `h` (a 64-bit hash), and how the values are printed as this crate does.
-struct Type {
-    declared: &'static str,
-    column_type: &'static str,
-    edges: &'static [&'static str],
-    random: &'static str,
-    printed: &'static str,
-}
-
-const fn ty(
-    declared: &'static str,
-    column_type: &'static str,
-    edges: &'static [&'static str],
-    random: &'static str,
-    printed: &'static str,
-) -> Type {
-    Type { declared, column_type, edges, random, printed }
-}
-
 const PLAIN: &str = "cast(v as varchar)";
 /// With all six digits of the fraction.
 const MOMENT: &str = "strftime(v, '%Y-%m-%d %H:%M:%S.%f')";
 
+/// Random values are of `h`, a 64-bit hash.
 const TYPES: &[Type] = &[
     ty("boolean", "boolean", &["true", "false"], "h % 2 = 0", PLAIN),
     ty("tinyint", "tinyint", &["-128", "0", "127"], "(h % 256)::int - 128", PLAIN),

@@ -12,6 +12,26 @@ use std::sync::Arc;
 use mysql::prelude::Queryable;
 use planetscale_ingest::{ColumnType, IngestOptions, MalformedText, Report, Sink, Source, TableState, ValueRef, ingest};
 
+/// A type of a database, the column type that it becomes, values of it by hand, an expression of random ones (what it is of, the database's tests say),
+/// and how a value `v` is printed there as this crate does.
+struct Type {
+    declared: &'static str,
+    column_type: &'static str,
+    edges: &'static [&'static str],
+    random: &'static str,
+    printed: &'static str,
+}
+
+const fn ty(
+    declared: &'static str,
+    column_type: &'static str,
+    edges: &'static [&'static str],
+    random: &'static str,
+    printed: &'static str,
+) -> Type {
+    Type { declared, column_type, edges, random, printed }
+}
+
 /// A URI of a file.
 fn uri(scheme: &str, path: &Path) -> String {
     format!("{scheme}://{}", path.display())

@@ -95,8 +95,9 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// What MySQL prints.
+#[track_caller]
 pub fn printed(conn: &mut mysql::Conn, sql: &str) -> Vec<Vec<Option<String>>> {
-    let rows: Vec<mysql::Row> = conn.query(sql).unwrap();
+    let rows: Vec<mysql::Row> = conn.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     rows.into_iter()
         .map(|row| {
             let cells = row.unwrap().into_iter();

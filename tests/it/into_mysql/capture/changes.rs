@@ -34,7 +34,7 @@ fn follow_a_writer(place: Place, keyspace: &'static str, seed: u64) {
         // What the writer did after the stop position.
         capture();
         for (name, copy) in &copies {
-            assert_rows(&source_rows(&mut conn, name), &rows(&mut there, copy), place);
+            assert_rows(&source_rows(&mut conn, name), &rows(&mut there, copy), place.name);
         }
         drop(paused);
     }
@@ -75,7 +75,7 @@ fn tables_that_keep_their_names_are_captured_together() {
     for generation in 1..3 {
         complete(load(&vitess().cdc_uri("commerce"), &PLAIN.uri(), &options), PLAIN);
         for name in names {
-            assert_rows(&source_rows(&mut conn, name), &rows(&mut there, name), PLAIN);
+            assert_rows(&source_rows(&mut conn, name), &rows(&mut there, name), PLAIN.name);
             run(&mut conn, &format!("update {name} set name = 'g{generation}' where id % 3 = 0"));
             run(&mut conn, &format!("delete from {name} where id % 7 = {generation}"));
         }
@@ -248,5 +248,5 @@ fn a_table_is_not_captured_into_itself() {
     forget(&mut there, &table);
     let options = IngestOptions::new().with_tables([&table]);
     complete(load(&vitess().cdc_uri("commerce"), &SHARDED.uri(), &options), SHARDED);
-    assert_rows(&source_rows(&mut captured.at_source, &table), &rows(&mut there, &table), SHARDED);
+    assert_rows(&source_rows(&mut captured.at_source, &table), &rows(&mut there, &table), SHARDED.name);
 }

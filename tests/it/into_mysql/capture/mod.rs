@@ -12,7 +12,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Result, TableName, TableState};
 
 use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, load, printed, run};
-use crate::capture::fixture::{COLUMNS, Rows, create_with, insert, source_rows};
+use crate::capture::fixture::{COLUMNS, Rows, assert_rows, by_id, create_with, insert, source_rows};
 use crate::support::servers::{once_known, vitess};
 
 /// A table of the unsharded keyspace that is captured into a place, by another name.
@@ -100,7 +100,7 @@ impl Captured {
 
     #[track_caller]
     fn assert_equals(&mut self) {
-        assert_rows(&source_rows(&mut self.at_source, &self.table), &rows(&mut self.there, &self.copy), self.place);
+        assert_rows(&source_rows(&mut self.at_source, &self.table), &rows(&mut self.there, &self.copy), self.place.name);
     }
 
     /// The first cell of a query about the destination, where `{t}` is the table.
@@ -154,25 +154,5 @@ fn rows(there: &mut Conn, copy: &str) -> Rows {
     if of_vitess {
         run(there, "set workload = 'oltp'");
     }
-    let count = printed.len();
-    let mut rows = Rows::new();
-    for mut row in printed {
-        let id = row.remove(0).unwrap().parse().unwrap();
-        rows.insert(id, row);
-    }
-    assert_eq!(rows.len(), count, "`{copy}` holds a key twice");
-    rows
-}
-
-#[track_caller]
-fn assert_rows(expected: &Rows, found: &Rows, place: Place) {
-    let differing: Vec<_> = expected
-        .keys()
-        .chain(found.keys())
-        .filter(|id| expected.get(id) != found.get(id))
-        .take(3)
-        .map(|id| (id, expected.get(id), found.get(id)))
-        .collect();
-    let (there, here) = (expected.len(), found.len());
-    assert!(differing.is_empty(), "{}: {there} rows at the source, {here} at the destination; first differences {differing:?}", place.name);
+    by_id(printed, copy)
 }

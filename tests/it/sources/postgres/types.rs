@@ -2,27 +2,8 @@
 
 use planetscale_ingest::{ErrorKind, IngestOptions, Source, TableState, ValueChange, ZeroDates, ingest};
 
-use crate::sources::{common, moved, read, refused, types, uri};
+use crate::sources::{Type, common, moved, read, refused, ty, types, uri};
 use crate::support::postgres::postgres;
-
-/// A type, values of it by hand, an expression of random values by `i`, and how a value `v` is printed as this crate does.
-struct Type {
-    declared: &'static str,
-    column_type: &'static str,
-    edges: &'static [&'static str],
-    random: &'static str,
-    printed: &'static str,
-}
-
-const fn ty(
-    declared: &'static str,
-    column_type: &'static str,
-    edges: &'static [&'static str],
-    random: &'static str,
-    printed: &'static str,
-) -> Type {
-    Type { declared, column_type, edges, random, printed }
-}
 
 const PLAIN: &str = "v";
 const MOMENT: &str = "to_char(v, 'YYYY-MM-DD HH24:MI:SS.US')";
@@ -31,6 +12,7 @@ const JSON: &str = "to_json(v)";
 /// Random bits of a row, and random bytes in hexadecimal.
 const BITS: &str = "('x' || substr(md5(i::text), 1, 16))::bit(64)";
 
+/// Random values are of `i`, the row's number.
 const TYPES: &[Type] = &[
     ty("boolean", "boolean", &["true", "false"], "i % 2 = 0", PLAIN),
     ty("smallint", "smallint", &["-32768", "0", "32767"], "(i * 7919) % 65536 - 32768", PLAIN),
