@@ -67,9 +67,13 @@ fn definition() -> Result<Table> {
     Table::new(CHECKPOINT_TABLE, columns).with_primary_key(&["dest_table"])
 }
 
-/// Which columns the table of checkpoints has; `false` if there is no such table.
-fn is_there(session: &mut Session) -> Result<bool> {
-    let Some(found) = look_up(session, &checkpoint_table())? else { return Ok(false) };
+/// Whether there is a table of checkpoints that can be asked.
+fn is_there(store: &mut MySql) -> Result<bool> {
+    let Some(found) = store.look_up(&checkpoint_table())? else { return Ok(false) };
+    if store.session.is_vitess() {
+        // Another run may have made it this moment.
+        store.session.wait_until_known(&format!("SELECT 1 FROM {} LIMIT 1", table()), "the table of checkpoints cannot be asked")?;
+    }
     match COLUMNS.iter().find(|column| found.column(column).is_none()) {
         None => Ok(true),
         Some(missing) => {
@@ -87,10 +91,10 @@ fn is_there(session: &mut Session) -> Result<bool> {
 /// # Errors
 /// `Sink` with the statements to deploy, if the server lets nobody make one.
 pub(super) fn create(store: &mut MySql) -> Result<()> {
-    if is_there(&mut store.session)? {
+    if is_there(store)? {
         return Ok(());
     }
-    match store.make(&checkpoint_table(), &definition()?, Purpose::Capture)? {
+    match store.make(&checkpoint_table(), &definition()?, Purpose::Checkpoints)? {
         Made::Made => Ok(()),
         Made::Refused(error) => Err(error),
     }
@@ -102,7 +106,7 @@ pub(super) fn create(store: &mut MySql) -> Result<()> {
 /// As for files.
 pub(super) fn read(store: &mut MySql, name: &TableName, source_table: &str) -> Result<Looked> {
     let building = beside(name, "new");
-    let mut rows = recorded(&mut store.session, &[name, &building])?;
+    let mut rows = recorded(store, &[name, &building])?;
     let (own, of_building) = (rows.remove(&recorded_name(name)), rows.remove(&recorded_name(&building)));
     let found = store.look_up(name)?;
     let Some(found) = found else {
@@ -188,8 +192,8 @@ fn is_of(name: &TableName) -> String {
     format!("dest_table = {}", literal(&recorded_name(name)))
 }
 
-fn recorded(session: &mut Session, names: &[&TableName]) -> Result<BTreeMap<String, Recorded>> {
-    if !is_there(session)? {
+fn recorded(store: &mut MySql, names: &[&TableName]) -> Result<BTreeMap<String, Recorded>> {
+    if !is_there(store)? {
         return Ok(BTreeMap::new());
     }
     let list: Vec<String> = names.iter().map(|name| literal(&recorded_name(name))).collect();
@@ -204,7 +208,7 @@ fn recorded(session: &mut Session, names: &[&TableName]) -> Result<BTreeMap<Stri
         let content = live.map(|live| Content { live: number(Some(live)), deleted: number(deleted), last_lsn });
         (name, Recorded { source_table, fence: Fence { position, written_by }, content, columns, is_unfinished })
     };
-    Ok(session.query(&sql)?.into_iter().map(row).collect())
+    Ok(store.session.query(&sql)?.into_iter().map(row).collect())
 }
 
 fn table() -> String {

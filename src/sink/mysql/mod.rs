@@ -119,6 +119,7 @@ impl MySql {
                 Ok(_) => {}
                 // The vschema may have it from before.
                 Err(failure) if Some(statement) == route.as_ref() && failure.error.to_string().contains("error 1815 ") => {}
+                Err(failure) if purpose == Purpose::Checkpoints && failure.error.to_string().contains("error 1050 ") => {}
                 Err(failure) if failure.fault == Fault::NoDdl || Some(statement) == route.as_ref() => {
                     let missing: Vec<&str> = [Some(&create).filter(|_| statement == &create), route.as_ref()]
                         .into_iter()

@@ -12,6 +12,8 @@ pub(super) enum Purpose {
     Load,
     /// Columns that the source drops are NULL in new rows, so that only the key is NOT NULL.
     Capture,
+    /// Like that, and another run may make it at the same moment.
+    Checkpoints,
 }
 
 /// As long as an index of InnoDB can be, in bytes.
@@ -28,7 +30,7 @@ pub(super) fn create_table(name: &str, table: &Table, purpose: Purpose) -> Strin
     let mut parts = Vec::with_capacity(table.columns().len() + 1);
     for (index, column) in table.columns().iter().enumerate() {
         let is_key = key.contains(&index);
-        let is_nullable = !is_key && (column.is_nullable() || purpose == Purpose::Capture);
+        let is_nullable = !is_key && (column.is_nullable() || purpose != Purpose::Load);
         let null = if is_nullable { "NULL" } else { "NOT NULL" };
         parts.push(format!("{} {} {null}", quoted(column.name()), declared(column, is_key, is_wide)));
     }

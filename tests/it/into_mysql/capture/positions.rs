@@ -8,6 +8,7 @@ use planetscale_ingest::ErrorKind;
 use super::*;
 use crate::capture::fixture::binary_logs_stay;
 use crate::support::program;
+use crate::support::servers::mysql;
 
 /// A captured table, with changes at the source that the next run is to bring.
 fn captured(place: Place, name: &str) -> Captured {
@@ -96,7 +97,8 @@ fn a_second_run_into_a_table_is_refused_as_long_as_the_first_lives() {
         let until = Instant::now() + Duration::from_secs(60);
         let copy = captured.copy.clone();
         let position = format!("select live_rows from _ingest_checkpoint where dest_table = '{copy}' and position like 'copied%'");
-        while captured.cell(&position).as_deref() != Some("10") {
+        // The run may be the first that makes the table of checkpoints.
+        while captured.there.query_first::<Option<u64>, _>(&position).ok().flatten().flatten() != Some(10) {
             assert!(Instant::now() < until && first.0.try_wait().unwrap().is_none(), "{}", place.name);
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -131,4 +133,33 @@ fn a_table_with_another_unique_key_or_without_the_sources_is_refused() {
         let error = captured.run().unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn runs_that_begin_at_once_where_nothing_was_captured_make_the_table_of_checkpoints_once() {
+    const DATABASE: &str = "into_mysql_first";
+    let _logs = binary_logs_stay();
+    let mut conn = mysql().conn();
+    let names = ["one", "two", "three", "four"].map(|name| format!("into_first_{name}"));
+    for name in &names {
+        let mut conn = create_with(vitess(), "commerce", name, COLUMNS);
+        insert(&mut conn, name, 0..10, 0);
+    }
+    // Whether two of them meet is a matter of chance.
+    for _ in 0..10 {
+        run(&mut conn, &format!("drop database if exists {DATABASE}"));
+        run(&mut conn, &format!("create database {DATABASE}"));
+        std::thread::scope(|scope| {
+            let run = |name| {
+                let options = IngestOptions::new().with_tables([name]);
+                complete(load_when_known(&mysql().uri(DATABASE), &options), PLAIN);
+            };
+            for name in &names {
+                scope.spawn(move || run(name));
+            }
+        });
+        let found = printed(&mut conn, &format!("select dest_table from {DATABASE}._ingest_checkpoint order by 1"));
+        assert_eq!(found.len(), names.len(), "{found:?}");
+    }
+    run(&mut conn, &format!("drop database {DATABASE}"));
 }
