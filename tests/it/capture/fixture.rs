@@ -11,7 +11,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
 
-use crate::support::servers::Server;
+use crate::support::servers::{Server, once_tablets_know};
 
 /// Purging binary logs takes the positions of all tests that run at the time.
 static BINARY_LOGS: RwLock<()> = RwLock::new(());
@@ -244,9 +244,11 @@ impl Destination {
 
     /// Captures until the run has caught up.
     pub fn capture(&self, source: &str, options: &IngestOptions) -> Result<Report, Error> {
-        let source = Source::open(source)?;
-        let mut sink = Sink::open(&self.uri())?;
-        ingest(&source, &mut sink, options)
+        once_tablets_know(source, || {
+            let source = Source::open(source)?;
+            let mut sink = Sink::open(&self.uri())?;
+            ingest(&source, &mut sink, options)
+        })
     }
 
     /// Captures and expects every table to be complete.

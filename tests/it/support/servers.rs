@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder, Row, SslOpts};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use planetscale_ingest::{Error, Report, TableState};
 use serde_json::Value;
 
 /// One of the servers: plain MySQL, or vtgate with its two listeners.
@@ -91,6 +92,29 @@ pub fn once_known<T>(sql: &str, mut ask: impl FnMut() -> mysql::Result<T>) -> T 
             }
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Captures until tablets know of the tables. On a busy machine they take a moment to notice one that a test has just made.
+pub fn once_tablets_know(source: &str, mut capture: impl FnMut() -> Result<Report, Error>) -> Result<Report, Error> {
+    let begun = Instant::now();
+    loop {
+        let result = capture();
+        let is_new = |said: &str| said.contains("the tablet knows no such table");
+        let is_early = match &result {
+            Ok(report) => report.tables.iter().any(|table| matches!(&table.state, TableState::Failed { error } if is_new(error))),
+            Err(error) => is_new(&format!("{error:#}")),
+        };
+        if !is_early || begun.elapsed() > Duration::from_secs(60) {
+            return result;
+        }
+        // A tablet reads its schema anew after each change of a table. Where that failed, as another was dropped meanwhile, it waits for the next.
+        if source.contains(&format!(":{}/commerce", vitess().mysql_port)) {
+            let mut conn = vitess().conn();
+            conn.query_drop("use commerce").unwrap();
+            conn.query_drop("create table if not exists for_notice (id int primary key)").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

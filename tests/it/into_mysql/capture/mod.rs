@@ -13,7 +13,7 @@ use planetscale_ingest::{IngestOptions, Report, Result, TableName, TableState};
 
 use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, load, printed, run};
 use crate::capture::fixture::{COLUMNS, Rows, assert_rows, by_id, create_with, insert, source_rows};
-use crate::support::servers::{once_known, vitess};
+use crate::support::servers::{once_known, once_tablets_know, vitess};
 
 /// A table of the unsharded keyspace that is captured into a place, by another name.
 struct Captured {
@@ -72,7 +72,7 @@ impl Captured {
     }
 
     fn run_with(&self, options: &IngestOptions) -> Result<Report> {
-        load_when_known(&self.place.uri(), options)
+        capture(&self.place.uri(), options)
     }
 
     #[track_caller]
@@ -117,25 +117,10 @@ impl Captured {
     }
 }
 
-/// Captures tables of the unsharded keyspace. On a busy machine a tablet takes a moment to notice a table that a test has just made.
-fn load_when_known(destination: &str, options: &IngestOptions) -> Result<Report> {
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        let result = load(&vitess().cdc_uri("commerce"), destination, options);
-        let is_new = |said: &str| said.contains("the tablet knows no such table");
-        let is_early = match &result {
-            Ok(report) => report.tables.iter().any(|table| matches!(&table.state, TableState::Failed { error } if is_new(error))),
-            Err(error) => is_new(&format!("{error:#}")),
-        };
-        if !is_early || Instant::now() >= until {
-            return result;
-        }
-        // A tablet reads its schema anew after each change of a table. Where that failed, as another was dropped meanwhile, it waits for the next.
-        let mut conn = vitess().conn();
-        run(&mut conn, "use commerce");
-        run(&mut conn, "create table if not exists into_notice (id int primary key)");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+/// Captures tables of the unsharded keyspace.
+fn capture(destination: &str, options: &IngestOptions) -> Result<Report> {
+    let source = vitess().cdc_uri("commerce");
+    once_tablets_know(&source, || load(&source, destination, options))
 }
 
 /// Nothing of an earlier run of the tests is left.

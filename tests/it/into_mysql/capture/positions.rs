@@ -152,7 +152,7 @@ fn runs_that_begin_at_once_where_nothing_was_captured_make_the_table_of_checkpoi
         std::thread::scope(|scope| {
             let run = |name| {
                 let options = IngestOptions::new().with_tables([name]);
-                complete(load_when_known(&mysql().uri(DATABASE), &options), PLAIN);
+                complete(capture(&mysql().uri(DATABASE), &options), PLAIN);
             };
             for name in &names {
                 scope.spawn(move || run(name));
