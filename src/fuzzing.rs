@@ -30,6 +30,8 @@ pub type Target = fn(&[u8]);
 
 /// Every entry point with the name of its target and corpus.
 pub const TARGETS: &[(&str, Target)] = &[
+    #[cfg(feature = "postgres")]
+    ("copy", copy),
     ("events", events),
     ("gtid_set", gtid_set),
     ("position", position),
@@ -38,6 +40,59 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("values", values),
     ("wire", wire),
 ];
+
+/// A copy out of PostgreSQL: how many columns, a byte for the type of each, one for the size of the pieces, and the copy.
+///
+/// In pieces it brings the same rows and the same error as at once, and values count for as many bytes as they take.
+#[cfg(feature = "postgres")]
+pub fn copy(input: &[u8]) {
+    use crate::source::postgres::copied;
+
+    const ANY: i32 = -1;
+    // An oid and a modifier, as the catalogue has them.
+    const TYPES: [(u32, i32); 28] = [
+        (16, ANY),
+        (17, ANY),
+        (19, ANY),
+        (20, ANY),
+        (21, ANY),
+        (23, ANY),
+        (25, ANY),
+        (26, ANY),
+        (114, ANY),
+        (700, ANY),
+        (701, ANY),
+        (790, ANY),
+        (1042, 10),
+        (1043, 24),
+        (1082, ANY),
+        (1083, 3),
+        (1114, ANY),
+        (1184, 0),
+        (1186, ANY),
+        (1560, 1),
+        (1560, 11),
+        (1560, 64),
+        // numeric, numeric(10,2), numeric(65,30), numeric(3,-3)
+        (1700, ANY),
+        (1700, (10 << 16 | 2) + 4),
+        (1700, (65 << 16 | 30) + 4),
+        (1700, (3 << 16 | 0x7fd) + 4),
+        (2950, ANY),
+        (3802, ANY),
+    ];
+    let [count, input @ ..] = input else { return };
+    let Some((types, [piece, bytes @ ..])) = input.split_at_checked(usize::from(count % 8)) else { return };
+    let types: Vec<_> = types.iter().map(|&choice| TYPES[usize::from(choice) % TYPES.len()]).collect();
+    let (rows, error) = copied(&types, bytes, bytes.len());
+    if let Some(error) = &error {
+        assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Decode), "{error:?}");
+    }
+    let (again, error_again) = copied(&types, bytes, usize::from(*piece));
+    assert_eq!(rows, again);
+    let said = |error: Option<Error>| error.map(|error| format!("{error:#}"));
+    assert_eq!(said(error), said(error_again));
+}
 
 /// A URI, read as source and as destination: neither what is printed of the options nor of the error shows the password.
 pub fn uri(input: &[u8]) {
@@ -493,7 +548,9 @@ mod tests {
 
     #[test]
     fn every_target_has_an_entry_point_and_seeds() {
-        let listed: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        // Some need a feature.
+        let without = ["copy"].into_iter().filter(|_| cfg!(not(feature = "postgres")));
+        let listed: BTreeSet<_> = TARGETS.iter().map(|(name, _)| *name).chain(without).map(str::to_owned).collect();
         assert_eq!(names("fuzz_targets"), listed);
         assert_eq!(names("corpus"), listed);
     }

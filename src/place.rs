@@ -99,7 +99,7 @@ impl SourceOptions {
         self
     }
 
-    /// How much memory DuckDB may use to read, 1 MiB or more. Default: 256 MiB.
+    /// How much memory DuckDB may use to read, 1 MiB or more. Default: 128 MiB.
     #[must_use]
     pub fn with_memory_limit_bytes(mut self, bytes: u64) -> Self {
         self.special.memory_limit_bytes = Some(bytes);
@@ -149,7 +149,7 @@ impl SourceOptions {
 
     /// How much memory DuckDB may use to read.
     pub fn memory_limit_bytes(&self) -> u64 {
-        self.special.memory_limit_bytes.unwrap_or(256 << 20)
+        self.special.memory_limit_bytes.unwrap_or(128 << 20)
     }
 
     /// How intervals are read.

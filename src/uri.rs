@@ -68,7 +68,7 @@ impl SourceOptions {
     /// | --- | --- | --- | --- |
     /// | `busy_timeout` | `sqlite` | 1ms to 24h | `5s` |
     /// | `types` | `sqlite` | `declared`, `text` | `declared` |
-    /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | `256MiB` |
+    /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | `128MiB` |
     /// | `schema` | `duckdb` | whose tables are listed | `main` |
     /// | `interval_type` | `duckdb` | `time`, `text` | `time` |
     ///
@@ -272,7 +272,7 @@ impl SinkOptions {
     ///
     /// | Parameter | For | Values | Default |
     /// | --- | --- | --- | --- |
-    /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | the writer chooses |
+    /// | `memory_limit` | `duckdb` | bytes, or with a unit as in `256MiB`; at least `1MiB` | `160MiB`; more for a run that captures over 128 tables: 384 KiB for each |
     /// | `threads` | `duckdb` | 1 to 1024 | one per core |
     /// | `time_type` | `duckdb` | `interval`, `text` | `interval` |
     /// | `enum_type` | `duckdb` | `varchar`, `enum` | `varchar` |

@@ -142,6 +142,11 @@ impl Connection {
         self.conn.affected_rows()
     }
 
+    /// What the server told beside the number of rows that the last statement changed.
+    pub(crate) fn info(&self) -> String {
+        self.conn.info_str().into_owned()
+    }
+
     /// A handle by which another thread can end what this connection waits for.
     pub(crate) fn interrupter(&self) -> Option<Interrupter> {
         self.socket.as_ref().and_then(|socket| socket.try_clone().ok()).map(Interrupter)

@@ -165,7 +165,7 @@ impl Merging for FileMerge<'_> {
         })
         .map_err(|error| error.with_table(name))?;
         self.targets.insert(table.name().to_owned(), target);
-        Ok(())
+        self.destination.expect_tables(self.targets.len())
     }
 
     fn write(&mut self, batch: &ChangeBatch) -> Result<()> {

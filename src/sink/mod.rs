@@ -80,6 +80,11 @@ pub(crate) trait Destination: Send {
         self.execute(sql)
     }
 
+    /// A transaction may be about so many tables.
+    fn expect_tables(&mut self, _tables: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs a query with a small result.
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
 

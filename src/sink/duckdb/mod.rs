@@ -19,8 +19,15 @@ use crate::{Error, ErrorKind, Result};
 /// DuckDB's own memory, if the options set none. It would otherwise take four fifths of the machine's.
 const MEMORY_LIMIT: u64 = 160 << 20;
 
+/// What a transaction takes of it for each table that it writes to (measured: 370 KB), and what is left for all else.
+const MEMORY_PER_TABLE: u64 = 384 << 10;
+const MEMORY_BESIDE_TABLES: u64 = 112 << 20;
+
 /// DuckDB stores rows in groups of this many.
 const ROW_GROUP: usize = 122_880;
+
+/// How many commits there are between two looks at what deleted rows take.
+const COMMITS_BETWEEN_LOOKS: u32 = 1_000;
 
 /// Rows that a statement looks at before more threads than one do it.
 const ROWS_FOR_THREADS: u64 = 8 * ROW_GROUP as u64;
@@ -39,6 +46,10 @@ pub(super) struct DuckDb {
     enum_type: EnumType,
     /// For statements that look at many rows.
     threads: usize,
+    /// DuckDB's own memory, where it is ours to choose.
+    memory: Option<u64>,
+    /// Since the last look at what deleted rows take.
+    commits: u32,
 }
 
 /// The types of values for which there is a choice, as far as it concerns how they are written.
@@ -68,6 +79,8 @@ impl DuckDb {
             // With DuckDB's own 16 MB each few batches of a copy would be followed by a checkpoint that compresses the last group of rows once
             // more. Measured with 300,000 rows: a third less CPU time, and a file smaller by a third.
             ("checkpoint_threshold", "256MiB".to_owned()),
+            // See `tidy`.
+            ("max_vacuum_tasks", "0".to_owned()),
             // Rows are compressed by the thread that appends them in any case. With more threads the one that commits hands that to another and
             // waits for it in a loop: measured with 1,000,000 rows, a third more CPU time for nothing.
             ("threads", "1".to_owned()),
@@ -105,7 +118,20 @@ impl DuckDb {
         let threads = options.threads().map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let forms = Forms { zero_dates: ZeroDates::default(), time_type: options.time_type() };
         let enum_type = options.enum_type();
-        Ok(Self { appender: None, connection, path: shown.to_string(), database, schema, has_json, forms, enum_type, threads })
+        let memory = options.memory_limit_bytes().is_none().then_some(MEMORY_LIMIT);
+        Ok(Self {
+            appender: None,
+            connection,
+            path: shown.to_string(),
+            database,
+            schema,
+            has_json,
+            forms,
+            enum_type,
+            threads,
+            memory,
+            commits: 0,
+        })
     }
 
     /// Makes sure that statements see what was appended.
@@ -134,8 +160,50 @@ impl DuckDb {
         })
     }
 
+    /// Lets the next checkpoints bring the rows of several groups together, if deleted ones take a quarter of a large table.
+    ///
+    /// By itself DuckDB does that whenever three groups fit into two or so: measured with 100,000 rows in the place of others all over a table of
+    /// 1,000,000, a checkpoint of 3.5 s instead of 0.3 s, in each run. A group of which no row is left goes in any case.
+    fn tidy(&mut self) {
+        self.commits = 0;
+        let waste = || -> Result<bool, Failure> {
+            // Its estimate counts deleted rows.
+            let sql = format!(
+                "SELECT schema_name, table_name, estimated_size FROM duckdb_tables() \
+                 WHERE database_name = current_database() AND NOT temporary AND estimated_size > {}",
+                2 * ROW_GROUP
+            );
+            for row in self.connection.query_text(&sql)? {
+                let [Some(schema), Some(table), Some(stored)] = row.as_slice() else { continue };
+                let sql = format!("SELECT count(*) FROM {}.{}", quoted(schema), quoted(table));
+                let live = self.connection.query_text(&sql)?.into_iter().flatten().flatten().next();
+                let [stored, live] =
+                    [Some(stored), live.as_ref()].map(|count| count.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0));
+                if stored.saturating_sub(live) > stored / 4 {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let tasks = waste().map(|is_much| if is_much { 100 } else { 0 });
+        // What it takes is all that is at stake.
+        if let Err(failure) = tasks.and_then(|tasks| self.connection.execute(&format!("SET max_vacuum_tasks = {tasks}"))) {
+            log::debug!("`{}`: what deleted rows take cannot be told: {}", self.path, failure.message);
+        }
+    }
+
     fn run(&mut self, sql: &str, attempted: &str) -> Result<u64> {
         self.connection.execute(sql).map_err(|failure| failed(&self.path, failure, attempted))
+    }
+}
+
+impl Drop for DuckDb {
+    fn drop(&mut self) {
+        // A checkpoint follows.
+        if self.commits > 0 {
+            self.appender = None;
+            self.tidy();
+        }
     }
 }
 
@@ -152,7 +220,12 @@ impl Destination for DuckDb {
         self.flush()?;
         // It knows the table as it was in this transaction.
         self.appender = None;
-        self.run("COMMIT", "the transaction cannot be committed").map(drop)
+        self.run("COMMIT", "the transaction cannot be committed")?;
+        self.commits += 1;
+        if self.commits >= COMMITS_BETWEEN_LOOKS {
+            self.tidy();
+        }
+        Ok(())
     }
 
     fn rollback(&mut self) -> Result<()> {
@@ -183,6 +256,17 @@ impl Destination for DuckDb {
         // After a failure nothing more is written, and the transaction refuses other statements.
         let changed = self.execute(sql)?;
         self.run("SET threads = 1", "threads cannot be ended").map(|_| changed)
+    }
+
+    fn expect_tables(&mut self, tables: usize) -> Result<()> {
+        let wanted = MEMORY_BESIDE_TABLES.saturating_add(MEMORY_PER_TABLE.saturating_mul(tables as u64));
+        if self.memory.is_some_and(|memory| memory < wanted) {
+            // Not for each table once more.
+            let wanted = wanted.next_multiple_of(16 << 20);
+            self.run(&format!("SET memory_limit = '{wanted}B'"), "the limit of memory cannot be set")?;
+            self.memory = Some(wanted);
+        }
+        Ok(())
     }
 
     fn query_text(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
@@ -591,5 +675,36 @@ mod tests {
         assert_eq!(enum_of(&["b".into(), "a".into()]).as_deref(), Some("ENUM('', 'b', 'a')"));
         assert_eq!(enum_of(&["b".into(), String::new()]).as_deref(), Some("ENUM('b', '')"));
         assert_eq!(enum_of(&["a".into(), "?".into()]), None);
+    }
+
+    #[test]
+    fn deleted_rows_are_put_up_with_until_they_are_a_quarter_of_a_large_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.duckdb");
+        let stored = |deleted: &str| {
+            let mut file = DuckDb::open(&DuckDbOptions::new(&path), &path).unwrap();
+            file.begin().unwrap();
+            file.execute(deleted).unwrap();
+            file.commit().unwrap();
+            drop(file);
+            let mut file = DuckDb::open(&DuckDbOptions::new(&path), &path).unwrap();
+            file.query_text("SELECT estimated_size, (SELECT count(*) FROM t) FROM duckdb_tables() WHERE table_name = 't'").unwrap()
+        };
+        let rows = |stored: u32, live: u32| vec![vec![Some(stored.to_string()), Some(live.to_string())]];
+        assert_eq!(stored("CREATE TABLE t AS SELECT range AS id FROM range(500000)"), rows(500_000, 500_000));
+        assert_eq!(stored("DELETE FROM t WHERE id % 10 = 3"), rows(500_000, 450_000));
+        assert_eq!(stored("DELETE FROM t WHERE id % 2 = 0"), rows(200_000, 200_000));
+    }
+
+    #[test]
+    fn memory_grows_with_the_number_of_tables_where_nobody_has_limited_it() {
+        let limit = |options: DuckDbOptions, tables: usize| {
+            let mut file = DuckDb::open(&options, Path::new(":memory:")).unwrap();
+            file.expect_tables(tables).unwrap();
+            file.query_text("SELECT current_setting('memory_limit')").unwrap().concat().remove(0).unwrap()
+        };
+        assert_eq!(limit(DuckDbOptions::new(":memory:"), 128), "160.0 MiB");
+        assert_eq!(limit(DuckDbOptions::new(":memory:"), 500), "304.0 MiB");
+        assert_eq!(limit(DuckDbOptions::new(":memory:").with_memory_limit_bytes(64 << 20), 500), "64.0 MiB");
     }
 }

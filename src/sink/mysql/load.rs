@@ -9,7 +9,7 @@ use super::pool::{Finished, Pool, Writing};
 use super::session::Fault;
 use super::table::{DestTable, look_up, qualified};
 use super::types::{self, Purpose};
-use super::{Made, MySql, beside};
+use super::{Made, MySql, beside, infile};
 use crate::batch::Batch;
 use crate::ingest::Strategy;
 use crate::policy::{ChangedByName, ChangedValues, ValueChange, ZeroDates};
@@ -123,6 +123,7 @@ impl<'a> MySqlLoad<'a> {
         let needs_count = is_merge || (has_key && transaction.is_none() && staging.is_none());
         let writing = Writing {
             insert: format!("INSERT INTO {into} ({}) VALUES ", names.join(", ")),
+            load: (store.takes_files && !is_merge).then(|| infile::statement(&into, table, &columns, stored)),
             suffix: if is_merge { upsert.clone() } else { String::new() },
             repeat_suffix: may_repeat.then_some(upsert),
             count: needs_count.then(|| format!("SELECT count(*) FROM {into} WHERE {tuple} IN (")),

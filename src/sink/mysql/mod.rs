@@ -14,6 +14,7 @@
 mod checkpoint;
 mod chunk;
 mod encode;
+mod infile;
 mod lease;
 mod load;
 mod merge;
@@ -58,6 +59,8 @@ pub(super) struct MySql {
     zero_dates: ZeroDates,
     limits: Arc<Limits>,
     is_sharded: bool,
+    /// Whether the server reads rows like a file. vtgate does not.
+    takes_files: bool,
     lease: Lease,
     /// What was found when positions were read, for the merge that follows.
     known: BTreeMap<TableName, checkpoint::Looked>,
@@ -77,8 +80,10 @@ impl MySql {
         let most = session.query("SELECT @@max_allowed_packet")?.into_iter().flatten().flatten().next();
         let most = most.and_then(|most| most.parse().ok()).unwrap_or(1 << 20);
         let is_sharded = session.is_vitess() && is_sharded(&mut session, options.server().database())?;
+        let takes_files = !session.is_vitess() && session.query("SELECT @@GLOBAL.local_infile")?.concat() == [Some("1".to_owned())];
         Ok(Self {
             session,
+            takes_files,
             options: options.clone(),
             zero_dates: ZeroDates::default(),
             limits: Arc::new(Limits::new(most)),

@@ -22,6 +22,8 @@ const SAME_AGAIN: u32 = 3;
 pub(super) struct Writing {
     /// What stands before the rows, up to `VALUES `.
     pub(super) insert: String,
+    /// `LOAD DATA LOCAL INFILE …`, where the server takes rows in this way and nothing follows them.
+    pub(super) load: Option<String>,
     /// What follows them: nothing, or `ON DUPLICATE KEY UPDATE …`.
     pub(super) suffix: String,
     /// What follows them where the same rows may be there already, if that is allowed to be so.
@@ -63,6 +65,8 @@ struct Shared {
     receiver: Mutex<Receiver<Chunk>>,
     failed: Mutex<Option<Error>>,
     is_failed: AtomicBool,
+    /// Whether rows are loaded like a file.
+    is_loading: AtomicBool,
     /// Rows whose statement has succeeded.
     stored: AtomicU64,
     /// Rows that were written once more after a connection broke.
@@ -79,6 +83,7 @@ impl Pool {
     pub(super) fn start(options: &SourceOptions, connections: u8, writing: Writing, limits: Arc<Limits>) -> Result<Self> {
         let (sender, receiver) = queue::bounded(WAITING_BYTES);
         let shared = Arc::new(Shared {
+            is_loading: AtomicBool::new(writing.load.is_some()),
             writing,
             limits,
             receiver: Mutex::new(receiver),
@@ -242,11 +247,17 @@ impl Shared {
         let attempted = format!("rows cannot be written to `{}`", self.writing.table);
         let mut parts = Vec::from_iter(std::iter::once(0..chunk.len()));
         while let Some(part) = parts.pop() {
-            let replaced = if self.writing.is_upsert { self.count(session, chunk, &part)? } else { None };
-            if self.writing.transaction.is_some() {
-                let sql = self.statement(chunk, &part, &self.writing.suffix);
-                let affected = self.with_patience(session, |session| session.try_execute(&sql, &attempted, &self.writing.names))?;
-                self.check(affected, &part)?;
+            let is_told = self.writing.transaction.is_some();
+            let mut replaced = if self.writing.is_upsert && !is_told { self.count(session, chunk, &part)? } else { None };
+            if is_told {
+                if !self.load(session, chunk, &part, &attempted)? {
+                    let sql = self.statement(chunk, &part, &self.writing.suffix);
+                    let affected = self.with_patience(session, |session| session.try_execute(&sql, &attempted, &self.writing.names))?;
+                    self.check(affected, &part)?;
+                    if self.writing.is_upsert {
+                        replaced = session.replaced(part.len() as u64, affected);
+                    }
+                }
             } else if !self.write_part(session, chunk, &part, &attempted)? {
                 let middle = part.start + part.len() / 2;
                 self.limits.shrink(part.len());
@@ -262,6 +273,32 @@ impl Shared {
 
     fn statement(&self, chunk: &Chunk, part: &Range<usize>, suffix: &str) -> String {
         [&self.writing.insert, chunk.rows(part), suffix].concat()
+    }
+
+    /// Loads the rows of a part like a file, which spares the server the reading of a statement; whether they are stored. What is odd is undone, and
+    /// left to a statement, as all that follows.
+    fn load(&self, session: &mut Session, chunk: &Chunk, part: &Range<usize>, attempted: &str) -> Result<bool, Failure> {
+        let Some(sql) = self.writing.load.as_ref().filter(|_| self.is_loading.load(Ordering::SeqCst)) else { return Ok(false) };
+        let (begin, end, undo) = match self.writing.transaction {
+            Some(_) => ("SAVEPOINT ingest_rows", "RELEASE SAVEPOINT ingest_rows", "ROLLBACK TO SAVEPOINT ingest_rows"),
+            None => ("BEGIN", "COMMIT", "ROLLBACK"),
+        };
+        session.try_execute(begin, attempted, &[])?;
+        match session.try_load(sql, chunk.rows(part), attempted, &self.writing.names) {
+            Ok((stored, 0)) if stored == part.len() as u64 => {
+                session.try_execute(end, attempted, &[])?;
+                return Ok(true);
+            }
+            Ok((stored, warnings)) => {
+                log::debug!("{stored} of {} rows were loaded into `{}`, with {warnings} warnings", part.len(), self.writing.table);
+            }
+            Err(failure) if failure.fault == Fault::Lost => return Err(failure),
+            Err(failure) => log::debug!("{:#}", failure.error),
+        }
+        self.is_loading.store(false, Ordering::SeqCst);
+        // After a deadlock there is no such savepoint, as the transaction is gone: that is an error.
+        session.try_execute(undo, attempted, &[])?;
+        Ok(false)
     }
 
     /// Rows that a server says it took, but stored nowhere.
@@ -311,7 +348,11 @@ impl Shared {
         let (mut same, mut is_repeated, mut suffix) = (0, false, &self.writing.suffix);
         loop {
             let began = Instant::now();
-            let cleared = self.clear(session, chunk, part, attempted);
+            let loaded = if is_repeated { Ok(false) } else { self.load(session, chunk, part, attempted) };
+            if let Ok(true) = loaded {
+                return Ok(true);
+            }
+            let cleared = loaded.and_then(|_| self.clear(session, chunk, part, attempted));
             let written = cleared.and_then(|()| session.try_execute(&self.statement(chunk, part, suffix), attempted, &self.writing.names));
             let failure = match written {
                 Ok(affected) => {

@@ -1,7 +1,9 @@
 //! A connection that writes, and what its failures mean.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use mysql::LocalInfileHandler;
 use mysql::prelude::Queryable;
 
 use super::encode::push_printed;
@@ -149,6 +151,28 @@ impl Session {
         }
     }
 
+    /// Runs `LOAD DATA LOCAL INFILE` with a text in place of the file; how many rows were stored, and how many warnings there are.
+    pub(super) fn try_load(&mut self, sql: &str, text: &str, attempted: &str, names: &[String]) -> Result<(u64, u16), Failure> {
+        let text = text.to_owned();
+        let conn = self.connection.conn();
+        // For this statement only: a server may ask for a file whenever it likes.
+        conn.set_local_infile_handler(Some(LocalInfileHandler::new(move |_, file| file.write_all(text.as_bytes()))));
+        let loaded = conn.query_drop(sql);
+        conn.set_local_infile_handler(None);
+        match loaded {
+            Ok(()) => Ok((conn.affected_rows(), conn.warnings())),
+            Err(cause) => Err(failure(cause, attempted, names)),
+        }
+    }
+
+    /// How many of the rows of an `INSERT … ON DUPLICATE KEY UPDATE`, which has just changed so many, were there before, as MySQL tells.
+    pub(super) fn replaced(&self, rows: u64, affected: u64) -> Option<u64> {
+        let info = self.connection.info();
+        // Of one row there is nothing told. A row that is new counts once, one that was changed twice, one that stays as it was not at all.
+        let changed = if rows == 1 { affected / 2 } else { duplicates(&info)? };
+        rows.checked_sub(affected.checked_sub(changed * 2)?)
+    }
+
     pub(super) fn execute(&mut self, sql: &str, attempted: &str) -> Result<u64> {
         Ok(self.try_execute(sql, attempted, &[])?)
     }
@@ -216,6 +240,11 @@ impl Session {
             }
         }
     }
+}
+
+/// The second number of `Records: 1000  Duplicates: 500  Warnings: 0`, whatever the words are: rows that were changed.
+fn duplicates(info: &str) -> Option<u64> {
+    info.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).nth(1)?.parse().ok()
 }
 
 /// The error of a destination. A source would be read anew after one that may pass.
@@ -363,6 +392,13 @@ mod tests {
         ] {
             assert_eq!(refused(code, message).fault, fault, "{message}");
         }
+    }
+
+    #[test]
+    fn changed_rows_are_told_in_any_language() {
+        assert_eq!(duplicates("Records: 1000  Duplicates: 500  Warnings: 0"), Some(500));
+        assert_eq!(duplicates("Datensätze: 2  Duplikate: 1  Warnungen: 0"), Some(1));
+        assert_eq!(duplicates(""), None);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub(super) fn push(column: &mut ColumnData, form: Form, value: Option<&[u8]>, re
         },
         Form::Numeric { precision, scale } => {
             let digits = numeric(bytes, scratch)?;
-            if digits == usize::from(scale) {
+            // Sign, zero and point are none of the digits.
+            if digits == usize::from(scale) && scratch.len() <= usize::from(precision) + 3 {
                 return column.push_text(scratch);
             }
             let fitted =

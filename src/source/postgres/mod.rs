@@ -9,13 +9,14 @@ mod types;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::connect::Connection;
-use self::copy::CopyReader;
+use self::copy::{CopyReader, Fields};
 use self::types::{Asked, Class, Form, PgType};
 use super::filter::{self, Filter};
 use super::patience::{Patience, unless};
 use super::rows::{Outlet, Rows};
 use super::server::ServerKind;
 use super::{Origin, Reading, no_such_table, quoted, same_columns};
+use crate::batch::Batch;
 use crate::cancel::Cancel;
 use crate::interval::{BoundValue, Interval};
 use crate::options::SourceOptions;
@@ -224,17 +225,12 @@ fn read_rows(mut connection: Connection, sql: &str, table: &Table, forms: &[Form
     let filter = Filter::of(table, reading.interval.as_ref());
     while let Some(bytes) = connection.copied(&attempted)? {
         copy.feed(bytes, |fields| {
-            outlet.batch().push_row(|columns| {
-                for (((column, declared), form), value) in columns.iter_mut().zip(table.columns()).zip(forms).zip(fields.iter()) {
-                    decode::push(column, *form, value, reading, &mut scratch).map_err(|error| error.with_column(declared.name()))?;
-                }
-                Ok(())
-            })?;
+            let filled = push_row(outlet.batch(), table, forms, &fields, reading, &mut scratch)?;
             if let Some(filter) = &filter {
                 let last = outlet.batch().len() - 1;
                 outlet.keep(last, filter);
             }
-            is_wanted = outlet.filled(fields.bytes() + forms.len() * 5).is_ok();
+            is_wanted = outlet.filled(filled).is_ok();
             Ok(())
         })?;
         if !is_wanted {
@@ -242,6 +238,50 @@ fn read_rows(mut connection: Connection, sql: &str, table: &Table, forms: &[Form
         }
     }
     copy.finish()
+}
+
+/// Appends a row; about how many bytes its values take.
+fn push_row(
+    batch: &mut Batch,
+    table: &Table,
+    forms: &[Form],
+    fields: &Fields<'_>,
+    reading: &Reading,
+    scratch: &mut String,
+) -> Result<usize> {
+    // The digits of a `numeric` may be 131,072 for six bytes that come; nothing else is much longer than what comes.
+    let before = forms.contains(&Form::Digits).then(|| batch.bytes());
+    batch.push_row(|columns| {
+        for (((column, declared), form), value) in columns.iter_mut().zip(table.columns()).zip(forms).zip(fields.iter()) {
+            decode::push(column, *form, value, reading, scratch).map_err(|error| error.with_column(declared.name()))?;
+        }
+        Ok(())
+    })?;
+    let came = fields.bytes() + forms.len() * 5;
+    Ok(before.map_or(came, |before| came.max(batch.bytes() - before)))
+}
+
+/// For the fuzzer: the rows of a copy of columns of such types, each an oid and a modifier, that comes in pieces of that size; and what the error
+/// was after them.
+#[cfg(any(feature = "_fuzzing", test))]
+pub(crate) fn copied(types: &[(u32, i32)], bytes: &[u8], piece: usize) -> (Vec<Vec<String>>, Option<Error>) {
+    let plans = types.iter().map(|&(oid, modifier)| types::plan(&PgType { oid, modifier, class: Class::Base }, 2, IntervalType::Time));
+    let (columns, forms): (Vec<Column>, Vec<Form>) =
+        plans.enumerate().map(|(at, (column_type, form, _))| (Column::new(format!("c{at}"), column_type, true), form)).unzip();
+    let table = Arc::new(Table::new("t", columns));
+    let mut rows = Vec::new();
+    let mut copy = CopyReader::new(forms.len());
+    let read = bytes.chunks(piece.max(1)).try_for_each(|bytes| {
+        copy.feed(bytes, |fields| {
+            let mut batch = Batch::new(Arc::clone(&table));
+            let filled = push_row(&mut batch, &table, &forms, &fields, &Reading::default(), &mut String::new())?;
+            // A value and its length count; what the batch has beside that is of one size for each column.
+            assert!(batch.bytes() <= filled + forms.len() * 96, "{} bytes count as {filled}", batch.bytes());
+            rows.push((0..forms.len()).map(|column| batch.value(0, column).to_string()).collect());
+            Ok(())
+        })
+    });
+    (rows, read.and_then(|()| copy.finish()).err())
 }
 
 /// The base tables of a schema, or the one of that name.

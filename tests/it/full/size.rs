@@ -7,7 +7,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, TableState};
 use serde_json::Value;
 
-use crate::capture::fixture::{BOTH, Destination, Kind, create, create_with};
+use crate::capture::fixture::{BOTH, Destination, create, create_with};
 use crate::support::cluster::{Keyspace, in_peace};
 use crate::support::program;
 use crate::support::servers::vitess_full;
@@ -25,12 +25,7 @@ fn run_both(destinations: &[Destination; 2], uri: &str, tables: Option<&str>) ->
 
 fn run(destination: &Destination, uri: &str, tables: Option<&str>) -> Value {
     let mut command = Command::new(program("ingest"));
-    let mut to = destination.uri();
-    if tables.is_none() && destination.kind == Kind::DuckDb {
-        // A transaction that writes to all tables takes 370 KB of DuckDB's memory for each, which its default does not hold.
-        to += "?memory_limit=256MiB";
-    }
-    command.args(["--source-uri", uri, "--dest-uri", &to, "--report", "json", "--progress", "off"]);
+    command.args(["--source-uri", uri, "--dest-uri", &destination.uri(), "--report", "json", "--progress", "off"]);
     if let Some(tables) = tables {
         command.args(["--source-table", tables]);
     }

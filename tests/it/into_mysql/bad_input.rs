@@ -4,7 +4,8 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{ErrorKind, IngestOptions, Sink, Source, Strategy, TableName};
 
 use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, load_all, refused, run, source, source_uri};
-use crate::support::servers::mysql;
+use crate::support::files::connected;
+use crate::support::servers::{Own, mysql};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
     IngestOptions::new().with_tables([table]).with_strategy(strategy)
@@ -111,7 +112,28 @@ fn a_key_that_the_source_does_not_keep_is_an_error() {
 }
 
 #[test]
-fn users_without_rights_and_servers_that_are_read_only_are_named() {
+fn a_server_that_is_read_only_says_so_and_takes_the_rows_afterwards() {
+    let (table, options) = ("into_read_only", |strategy| options("into_read_only", strategy));
+    let _source = source(table, 0..10);
+    let server = Own::start("read-only", 180);
+    let there = server.0.uri("commerce");
+    let mut conn = connected(&server.0, "commerce");
+    run(&mut conn, &format!("create table {table} ({COLUMNS})"));
+    run(&mut conn, &format!("insert into {table} (id, name) values (3, 'as it was')"));
+    let before = content(&mut conn, table);
+    run(&mut conn, "set global super_read_only = on");
+    for strategy in [Strategy::Replace, Strategy::Append, Strategy::Merge, Strategy::TruncateInsert] {
+        let error = refused(&source_uri(), &there, &options(strategy));
+        assert!(error.contains("the server is read-only"), "{strategy:?}: {error}");
+        assert_same(&before, &content(&mut conn, table), "read-only");
+    }
+    run(&mut conn, "set global read_only = off");
+    load_all(&source_uri(), &there, &options(Strategy::Merge));
+    assert_same(&content(&mut connected(mysql(), "commerce"), table), &content(&mut conn, table), "once it is not");
+}
+
+#[test]
+fn users_without_rights_are_named() {
     let table = "into_rights";
     let _source = source(table, 0..10);
     let mut there = PLAIN.make(table, COLUMNS);

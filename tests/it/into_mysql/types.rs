@@ -7,8 +7,25 @@ use super::{PLAIN, load_all, source_uri};
 use crate::support::servers::mysql;
 use crate::values::{Kind, Tables};
 
+/// Statements that have loaded rows like a file, of all sessions.
+fn loads() -> u64 {
+    let (_, count): (String, u64) = mysql().conn().query_first("show global status like 'Com_load'").unwrap().unwrap();
+    count
+}
+
+/// Other tests go either way while this one runs; else the server takes files.
 #[test]
 fn every_type_comes_into_mysql_with_the_same_checksum() {
+    for local_infile in [0, 1] {
+        mysql().exec(&format!("set global local_infile = {local_infile}"));
+        let before = loads();
+        let tables = every_type_is_the_same();
+        assert!(local_infile == 0 || loads() - before >= tables, "{} of {tables} tables were loaded like a file", loads() - before);
+    }
+}
+
+/// The number of tables.
+fn every_type_is_the_same() -> u64 {
     let mut tables = Tables::create(mysql(), "commerce", "into_mysql_values");
     for (table, of) in &tables.types {
         // A strict session takes no error value of ENUM, and JSON as text has no dates, decimals and bytes.
@@ -53,5 +70,7 @@ fn every_type_comes_into_mysql_with_the_same_checksum() {
         tables.conn.query_drop(format!("drop table {}.{table}", PLAIN.database)).unwrap();
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let count = tables.types.len() as u64;
     tables.drop();
+    count
 }

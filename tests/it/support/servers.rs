@@ -124,6 +124,26 @@ pub fn wait_for_column(conn: &mut Conn, table: &str, column: &str) {
     once_known(&sql, || conn.query_drop(&sql));
 }
 
+/// A MySQL server of a test's own, that ends with the test.
+pub struct Own(pub Server);
+
+impl Own {
+    /// Its ports begin so far behind the first of all.
+    pub fn start(name: &str, offset: u16) -> Self {
+        let base = (mysql().mysql_port - 3 + offset).to_string();
+        cluster(&["ensure", name, "--topology", "mysql", "--base-port", &base]).unwrap_or_else(|error| panic!("{error}"));
+        Self(Server::find(name.to_owned()))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Err(error) = cluster(&["down", &self.0.name]) {
+            eprintln!("{} stays behind: {error}", self.0.name);
+        }
+    }
+}
+
 impl Server {
     /// One that is up, by the name that `tests/servers/cluster` knows it by.
     pub fn find(name: String) -> Self {
