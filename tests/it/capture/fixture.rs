@@ -11,7 +11,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
 
-use crate::support::servers::{Server, once_tablets_know};
+use crate::support::servers::{Server, claim, once_tablets_know};
 
 /// Purging binary logs takes the positions of all tests that run at the time.
 static BINARY_LOGS: RwLock<()> = RwLock::new(());
@@ -42,6 +42,7 @@ pub fn create(server: &Server, keyspace: &str, table: &str) -> Conn {
 
 /// A new table with columns of its own, of which one is `id`.
 pub fn create_with(server: &Server, keyspace: &str, table: &str, columns: &str) -> Conn {
+    claim(server, keyspace, table);
     let mut conn = server.conn();
     conn.query_drop(format!("use `{keyspace}`")).unwrap();
     conn.query_drop(format!("drop table if exists `{table}`")).unwrap();

@@ -12,7 +12,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Result, Sink, Source, TableState, ingest};
 
 use crate::support::files::{connected, printed};
-use crate::support::servers::{Server, mysql, vitess};
+use crate::support::servers::{Server, claim, mysql, vitess};
 
 /// The columns that every table has.
 const COLUMNS: &str =
@@ -51,6 +51,7 @@ impl Place {
 
     /// A table without rows, made by hand.
     pub(crate) fn make(self, table: &str, columns: &str) -> Conn {
+        claim((self.server)(), self.database, table);
         let mut conn = self.conn();
         run(&mut conn, &format!("drop table if exists `{table}`"));
         run(&mut conn, &format!("create table `{table}` ({columns})"));
@@ -64,6 +65,7 @@ impl Place {
     }
 
     pub(crate) fn drop_table(self, table: &str) {
+        claim((self.server)(), self.database, table);
         run(&mut self.conn(), &format!("drop table if exists `{table}`"));
     }
 
@@ -79,6 +81,7 @@ fn run(conn: &mut Conn, sql: &str) {
 
 /// A table of the plain server with rows of the ids.
 fn source(table: &str, ids: std::ops::Range<u64>) -> Conn {
+    claim(mysql(), "commerce", table);
     let mut conn = connected(mysql(), "commerce");
     run(&mut conn, &format!("drop table if exists `{table}`"));
     run(&mut conn, &format!("create table `{table}` ({COLUMNS})"));

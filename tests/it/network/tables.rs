@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{Network, cut, once_after, reset};
 use crate::support::proxy::{Fault, Way};
-use crate::support::servers::{Server, mysql, vitess, vitess_secure};
+use crate::support::servers::{Server, claim, mysql, vitess, vitess_secure};
 
 const ROWS: usize = 20_000;
 
@@ -24,6 +24,7 @@ struct Case {
 
 impl Case {
     fn new(server: &'static Server, table: &'static str) -> Self {
+        claim(server, "commerce", table);
         let mut conn = server.conn();
         conn.query_drop("use commerce").unwrap();
         conn.query_drop(format!("drop table if exists {table}")).unwrap();

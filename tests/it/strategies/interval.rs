@@ -78,15 +78,15 @@ fn fill(case: &mut Case, kind: &Kind, values: &[&str], first: u64) {
     }
 }
 
-fn new(kind: &Kind) -> Case {
-    let table: &'static str = format!("st_key_{}", kind.name).leak();
+fn new(prefix: &str, kind: &Kind) -> Case {
+    let table: &'static str = format!("st_{prefix}_{}", kind.name).leak();
     Case::new(table, &format!("id int primary key, k {}, note varchar(9)", kind.column_type))
 }
 
 #[test]
 fn an_interval_is_the_same_at_the_source_and_at_the_destination() {
     for kind in KINDS {
-        let mut case = new(kind);
+        let mut case = new("interval", kind);
         fill(&mut case, kind, &kind.values, 1);
         let table = case.table;
         case.run(&by(Strategy::Replace));
@@ -119,7 +119,7 @@ fn an_interval_is_the_same_at_the_source_and_at_the_destination() {
 fn runs_begin_at_the_greatest_value_whatever_its_type() {
     for kind in KINDS {
         for (strategy, at_equal) in [(Strategy::Append, false), (Strategy::Merge, true), (Strategy::DeleteInsert, true)] {
-            let mut case = new(kind);
+            let mut case = new("begin", kind);
             let table = case.table;
             fill(&mut case, kind, &kind.values[..3], 1);
             // What is NULL comes at first only.

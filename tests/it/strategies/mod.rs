@@ -11,7 +11,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Sink, Source, Strategy, TableReport, TableState, ingest};
 
 use crate::support::files::{Files, connected, printed};
-use crate::support::servers::mysql;
+use crate::support::servers::{claim, mysql};
 
 type Rows = Vec<Vec<Option<String>>>;
 
@@ -25,6 +25,7 @@ struct Case {
 impl Case {
     /// Makes the table anew; `columns` is what stands between the parentheses.
     fn new(table: &'static str, columns: &str) -> Self {
+        claim(mysql(), "commerce", table);
         let mut conn = connected(mysql(), "commerce");
         conn.query_drop(format!("drop table if exists {table}")).unwrap();
         conn.query_drop(format!("create table {table} ({columns})")).unwrap();

@@ -1,8 +1,9 @@
 //! The servers that `tests/servers/up` has started, and SQL on them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -116,6 +117,17 @@ pub fn once_tablets_know(source: &str, mut capture: impl FnMut() -> Result<Repor
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Tests run side by side on the same servers: a table belongs to the first test that makes or drops it, and another's attempt fails at once.
+pub fn claim(server: &Server, database: &str, table: &str) {
+    static TABLES: Mutex<BTreeMap<(u16, String, String), String>> = Mutex::new(BTreeMap::new());
+    // Threads that a test starts have no name.
+    let Some(test) = std::thread::current().name().map(str::to_owned) else { return };
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let owner = tables.entry((server.mysql_port, database.to_owned(), table.to_owned())).or_insert_with(|| test.clone()).clone();
+    drop(tables);
+    assert_eq!(owner, test, "both tests use table `{database}`.`{table}` of server {}", server.name);
 }
 
 /// Waits until vtgate knows of a new column.

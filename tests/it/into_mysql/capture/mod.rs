@@ -13,7 +13,7 @@ use planetscale_ingest::{IngestOptions, Report, Result, TableName, TableState};
 
 use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, load, printed, run};
 use crate::capture::fixture::{COLUMNS, Rows, assert_rows, by_id, create_with, insert, source_rows};
-use crate::support::servers::{once_known, once_tablets_know, vitess};
+use crate::support::servers::{claim, once_known, once_tablets_know, vitess};
 
 /// A table of the unsharded keyspace that is captured into a place, by another name.
 struct Captured {
@@ -36,10 +36,11 @@ impl Captured {
     }
 
     fn new_with(place: Place, name: &str, columns: &str) -> Self {
-        let table = format!("into_{name}_{}", place.database);
+        let table = format!("captured_{name}_{}", place.database);
         let copy = format!("{table}_copy");
         let at_source = create_with(vitess(), "commerce", &table, columns);
         let mut there = place.conn();
+        claim((place.server)(), place.database, &copy);
         forget(&mut there, &copy);
         let options = IngestOptions::new().with_tables([&table]).with_dest_table(TableName::new(&copy));
         Self { place, at_source, there, table, copy, options }
