@@ -8,7 +8,6 @@
 
 mod chunks;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Keys that are listed of a table, if the options do not say.
 const MAX_KEYS: usize = 100;
+
+/// How often rows that change are looked at before nothing is said of them.
+const ROUNDS: usize = 3;
 
 /// How often the reading of a table is begun anew at most after the connection broke.
 const RESTARTS: usize = 2;
@@ -148,8 +150,12 @@ impl TableVerification {
 /// Compares tables of a destination with those of the source.
 ///
 /// The rows of a table at the source are those of one statement: one moment of a MySQL server, and of each shard of a sharded keyspace. What changes
-/// there after the last run is a difference. With a source for change capture in batch mode, tables that differ are caught up with and compared once
-/// more, and only keys that differ both times are listed: so a source may be in use meanwhile.
+/// there after the last run is a difference.
+///
+/// With a source for change capture in batch mode, the source may be in use meanwhile. Tables that differ are caught up with between a look at the rows of
+/// the source and one at those of the destination, and those of the source are looked at once more: a row is only called different if it was the same
+/// both times. So what is listed, and the number of rows, hold for the position that the report names. Of rows that change whenever they are looked at,
+/// a note tells the number.
 ///
 /// # Errors
 /// As [`ingest`]; `Cancelled`. What is wrong with one table stands in the report.
@@ -164,21 +170,15 @@ pub fn verify(source: &Source, sink: &mut Sink, options: &VerifyOptions) -> Resu
     let mut report = VerifyReport::default();
     for (table, target) in tables.iter().zip(&targets) {
         let table_begun = Instant::now();
-        let mut entry = match compare(source, sink, options, table, target) {
+        let compared = reading_of(&options.ingest, table).and_then(|reading| {
+            let sides = Sides { source, options: &options.ingest, table, target, reading: &reading };
+            compare(&sides, sink, options.max_keys, is_captured)
+        });
+        let mut entry = match compared {
             Ok(entry) => entry,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => failed(table, target, &error),
         };
-        if is_captured && entry.state == VerifyState::Different {
-            match compare_again(source, sink, options, table, target, &entry) {
-                Ok(again) => entry = again,
-                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                // What was found stands: the table may be one that somebody has changed, which is not captured any further.
-                Err(error) => {
-                    entry.notes.push(format!("compared once only, with what the source has changed since the last run: {error:#}"))
-                }
-            }
-        }
         if capture.is_some() {
             // Without one there is nothing to say.
             entry.position = sink.position(target, table.name()).ok().flatten().map(|position| position.checkpoint().lsn().to_string());
@@ -194,40 +194,16 @@ fn failed(table: &Table, target: &TableName, error: &Error) -> TableVerification
     TableVerification { state: VerifyState::Failed { error: format!("{error:#}") }, ..TableVerification::new(table, target) }
 }
 
-/// Catches up with a captured table that differed, and compares it once more: what the source has changed meanwhile differs only once.
-fn compare_again(
-    source: &Source,
-    sink: &mut Sink,
-    options: &VerifyOptions,
-    table: &Arc<Table>,
-    target: &TableName,
-    first: &TableVerification,
-) -> Result<TableVerification> {
-    let run = options.ingest.clone().with_tables([table.name()]).with_full_refresh(false);
-    let report = ingest(source, sink, &run)?;
-    options.ingest.cancel().check()?;
+/// Brings a captured table to where the source is now.
+fn catch_up(sides: &Sides<'_>, sink: &mut Sink) -> Result<()> {
+    let run = sides.options.clone().with_tables([sides.table.name()]).with_full_refresh(false);
+    let report = ingest(sides.source, sink, &run)?;
+    sides.options.cancel().check()?;
     match report.tables.into_iter().next().map(|table| table.state) {
-        Some(TableState::Failed { error }) => return Err(Error::new(ErrorKind::Source, error)),
-        Some(TableState::Complete) => {}
-        _ => return Err(Error::new(ErrorKind::Source, "the table could not be caught up with")),
+        Some(TableState::Complete) => Ok(()),
+        Some(TableState::Failed { error }) => Err(Error::new(ErrorKind::Source, error)),
+        _ => Err(Error::new(ErrorKind::Source, "the table could not be caught up with")),
     }
-    let mut second = compare(source, sink, options, table, target)?;
-    // What is not listed may be among the others.
-    if !first.has_more {
-        let before: BTreeSet<&Key> = [&first.missing, &first.extra, &first.different].into_iter().flatten().collect();
-        let listed = second.missing.len() + second.extra.len() + second.different.len();
-        for keys in [&mut second.missing, &mut second.extra, &mut second.different] {
-            keys.retain(|key| before.contains(key));
-        }
-        let kept = second.missing.len() + second.extra.len() + second.different.len();
-        if kept < listed {
-            second.notes.push(format!("{} keys changed at the source while the table was compared", listed - kept));
-        }
-        if kept == 0 && second.state == VerifyState::Different && !second.has_more {
-            second.state = VerifyState::Equal;
-        }
-    }
-    Ok(second)
 }
 
 /// How the rows of the source are read: only those of the interval that the options name by its start or its end.
@@ -241,10 +217,8 @@ fn reading_of(options: &IngestOptions, table: &Table) -> Result<Reading> {
 }
 
 /// Compares one table.
-fn compare(source: &Source, sink: &mut Sink, options: &VerifyOptions, table: &Arc<Table>, target: &TableName) -> Result<TableVerification> {
-    let mut entry = TableVerification::new(table, target);
-    let reading = reading_of(&options.ingest, table)?;
-    let sides = Sides { source, options: &options.ingest, table, target, reading: &reading };
+fn compare(sides: &Sides<'_>, sink: &mut Sink, max_keys: usize, is_captured: bool) -> Result<TableVerification> {
+    let mut entry = TableVerification::new(sides.table, sides.target);
     let digest = Digest::new();
     let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(&digest, batch))?;
     let mut stored = Chunks::default();
@@ -254,27 +228,90 @@ fn compare(source: &Source, sink: &mut Sink, options: &VerifyOptions, table: &Ar
     if differing.is_empty() {
         return Ok(entry);
     }
-    entry.state = VerifyState::Different;
-    if table.primary_key().is_empty() {
-        entry.has_more = true;
+    if sides.table.primary_key().is_empty() {
+        (entry.state, entry.has_more) = (VerifyState::Different, true);
         entry.notes.push("without a primary key it cannot be said which rows differ".to_owned());
         return Ok(entry);
     }
-    let (mut suspects, read) = sides.read_source(sink, || Suspects::new(&differing), |suspects, batch| suspects.expect(&digest, batch))?;
-    sides.read_stored(sink, &read, &mut |batch| suspects.find(&digest, batch))?;
-    let Differences { missing, extra, different, is_partial } = suspects.into_differences();
-    if missing.is_empty() && extra.is_empty() && different.is_empty() && !is_partial {
-        entry.state = VerifyState::Equal;
+    let found = match is_captured {
+        true => differences_at_one_position(sides, sink, &digest, &differing, &mut entry)?,
+        false => differences(sides, sink, &digest, &differing)?,
+    };
+    let Differences { missing, extra, different, changing, is_partial } = found;
+    if !(missing.is_empty() && extra.is_empty() && different.is_empty() && !is_partial) {
+        entry.state = VerifyState::Different;
+    } else if !is_captured {
         entry.notes.push("what differed at first was the same when it was looked at again: the source is being changed".to_owned());
+    }
+    if !changing.is_empty() {
+        entry.notes.push(format!("{} rows changed at the source whenever they were looked at, and were not compared", changing.len()));
     }
     entry.has_more = is_partial;
     for (into, mut keys) in [(&mut entry.missing, missing), (&mut entry.extra, extra), (&mut entry.different, different)] {
         keys.sort_unstable();
-        entry.has_more |= keys.len() > options.max_keys;
-        keys.truncate(options.max_keys);
+        entry.has_more |= keys.len() > max_keys;
+        keys.truncate(max_keys);
         *into = keys;
     }
     Ok(entry)
+}
+
+/// The keys in chunks that differ, as both sides have them now.
+fn differences(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, differing: &[(usize, u64)]) -> Result<Differences> {
+    let (mut suspects, read) = sides.read_source(sink, || Suspects::new(differing), |suspects, batch| suspects.expect(digest, batch))?;
+    sides.read_stored(sink, &read, &mut |batch| suspects.find(digest, batch))?;
+    Ok(suspects.into_differences())
+}
+
+/// The keys in chunks that differed, at a position that the destination is brought to; and the numbers of rows there.
+fn differences_at_one_position(
+    sides: &Sides<'_>,
+    sink: &mut Sink,
+    digest: &Digest,
+    differing: &[(usize, u64)],
+    entry: &mut TableVerification,
+) -> Result<Differences> {
+    let mut found = Differences::default();
+    let mut only = None;
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        let chosen = || match &only {
+            None => Suspects::new(differing),
+            Some(keys) => Suspects::new(differing).only(Clone::clone(keys)),
+        };
+        let (mut suspects, read) = sides.read_source(sink, chosen, |suspects, batch| suspects.expect(digest, batch))?;
+        if refused.is_none() {
+            match catch_up(sides, sink) {
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                // What is found stands: the table may be one that somebody has changed, which is not captured any further.
+                Err(error) => refused = Some(error),
+                Ok(()) => {}
+            }
+        }
+        let mut rows = 0;
+        sides.read_stored(sink, &read, &mut |batch| {
+            rows += batch.len() as u64;
+            suspects.find(digest, batch);
+        })?;
+        suspects.begin_again();
+        // If the connection breaks, what was seen of a row before stays true of a moment in between.
+        sides.read_source(sink, || (), |(), batch| suspects.look_again(digest, batch))?;
+        found = Differences { changing: Vec::new(), ..found }.and(suspects.into_differences());
+        entry.destination_rows = rows;
+        if found.changing.is_empty() {
+            break;
+        }
+        only = Some(found.changing.clone());
+    }
+    match refused {
+        Some(error) => entry.notes.push(format!("compared without what the source has changed since the last run: {error:#}")),
+        // As many as it had at the position, and not a moment before or after.
+        None if !found.is_partial => {
+            entry.source_rows = (entry.destination_rows + found.missing.len() as u64).saturating_sub(found.extra.len() as u64);
+        }
+        None => {}
+    }
+    Ok(found)
 }
 
 /// The two tables that are compared.
@@ -289,7 +326,7 @@ struct Sides<'a> {
 impl Sides<'_> {
     /// Gathers the rows of the source as they are once they are stored, and returns the table in the form in which they come. If the connection breaks,
     /// what was gathered is forgotten, and all is read again.
-    fn read_source<T>(&self, sink: &mut Sink, new: impl Fn() -> T, gather: impl Fn(&mut T, &Batch)) -> Result<(T, Arc<Table>)> {
+    fn read_source<T>(&self, sink: &mut Sink, new: impl Fn() -> T, mut gather: impl FnMut(&mut T, &Batch)) -> Result<(T, Arc<Table>)> {
         let mut restarts = 0;
         loop {
             let mut gathered = new();

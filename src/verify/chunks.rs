@@ -1,6 +1,6 @@
 //! Sums over rows, and the keys in those that differ.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash as _, Hasher, RandomState};
 
 use super::Key;
@@ -91,13 +91,26 @@ impl Chunks {
     }
 }
 
-/// Rows of the chunks that differ.
+/// Rows of the chunks that differ, first as the source has them, then as the destination does and, where the source is being changed, as it has them then.
 pub(super) struct Suspects {
     chunks: BTreeSet<usize>,
-    /// By the key's text: its chunk, and the hash of the row at the source.
-    expected: HashMap<Key, (usize, u64)>,
-    found: Differences,
+    /// The only keys to look at, if there are some.
+    only: Option<HashSet<Key>>,
+    /// By the key's text.
+    rows: HashMap<Key, Sight>,
+    /// Keys that the destination has more than once.
+    repeated: Vec<Key>,
     bytes: usize,
+    is_partial: bool,
+}
+
+/// The hashes of a row wherever there is one.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    chunk: usize,
+    before: Option<u64>,
+    stored: Option<u64>,
+    after: Option<u64>,
 }
 
 /// Keys of rows that differ.
@@ -106,8 +119,22 @@ pub(super) struct Differences {
     pub(super) missing: Vec<Key>,
     pub(super) extra: Vec<Key>,
     pub(super) different: Vec<Key>,
+    /// Rows that the source has changed meanwhile into what is not at the destination yet: nothing can be said of them.
+    pub(super) changing: Vec<Key>,
     /// Whether there are, or may be, others.
     pub(super) is_partial: bool,
+}
+
+impl Differences {
+    /// Adds what was found of other keys.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.missing.extend(other.missing);
+        self.extra.extend(other.extra);
+        self.different.extend(other.different);
+        self.changing.extend(other.changing);
+        self.is_partial |= other.is_partial;
+        self
+    }
 }
 
 impl Suspects {
@@ -123,7 +150,12 @@ impl Suspects {
             chunks.insert(chunk);
         }
         let is_partial = chunks.len() < differing.len();
-        Self { chunks, expected: HashMap::new(), found: Differences { is_partial, ..Differences::default() }, bytes: 0 }
+        Self { chunks, only: None, rows: HashMap::new(), repeated: Vec::new(), bytes: 0, is_partial }
+    }
+
+    /// Takes only these keys, which are in the chunks.
+    pub(super) fn only(self, keys: Vec<Key>) -> Self {
+        Self { only: Some(keys.into_iter().collect()), ..self }
     }
 
     /// Takes rows of the source.
@@ -131,7 +163,8 @@ impl Suspects {
         for row in batch.rows() {
             if let Some((chunk, key)) = self.suspect(digest, batch, row) {
                 self.bytes += size_of(&key);
-                self.expected.insert(key, (chunk, digest.of(row.values())));
+                let hash = Some(digest.of(row.values()));
+                self.rows.insert(key, Sight { chunk, before: hash, stored: None, after: hash });
                 if self.bytes > MAX_BYTES && self.chunks.len() > 1 {
                     self.shrink();
                 }
@@ -142,41 +175,78 @@ impl Suspects {
     /// Takes rows of the destination, once those of the source are all there.
     pub(super) fn find(&mut self, digest: &Digest, batch: &Batch) {
         for row in batch.rows() {
-            let Some((_, key)) = self.suspect(digest, batch, row) else { continue };
-            let into = match self.expected.remove(&key) {
-                // A key that is there twice is found only once.
-                None => &mut self.found.extra,
-                Some((_, expected)) if expected != digest.of(row.values()) => &mut self.found.different,
-                Some(_) => continue,
-            };
-            self.bytes += size_of(&key);
+            let Some((chunk, key)) = self.suspect(digest, batch, row) else { continue };
+            let stored = Some(digest.of(row.values()));
+            match self.rows.get_mut(&key) {
+                Some(sight) if sight.stored.is_none() => {
+                    sight.stored = stored;
+                    continue;
+                }
+                _ => self.bytes += size_of(&key),
+            }
             if self.bytes > 2 * MAX_BYTES {
-                self.found.is_partial = true;
+                self.is_partial = true;
+            } else if self.rows.contains_key(&key) {
+                self.repeated.push(key);
             } else {
-                into.push(key);
+                self.rows.insert(key, Sight { chunk, before: None, stored, after: None });
             }
         }
     }
 
-    /// What differs; the keys that were expected and not found are missing.
-    pub(super) fn into_differences(self) -> Differences {
-        Differences { missing: self.expected.into_keys().collect(), ..self.found }
+    /// Forgets the rows that are the same, and what the source has of the others now: [`Suspects::look_again`] is to take all its rows once more.
+    pub(super) fn begin_again(&mut self) {
+        self.rows.retain(|_, sight| sight.before != sight.stored);
+        self.rows.values_mut().for_each(|sight| sight.after = None);
     }
 
-    /// The chunk and the key of a row, if it is in one of the chunks.
+    /// Takes rows of the source, which may have changed since.
+    pub(super) fn look_again(&mut self, digest: &Digest, batch: &Batch) {
+        for row in batch.rows() {
+            let Some((_, key)) = self.suspect(digest, batch, row) else { continue };
+            if let Some(sight) = self.rows.get_mut(&key) {
+                sight.after = Some(digest.of(row.values()));
+            }
+        }
+    }
+
+    /// What of all that is to be told.
+    pub(super) fn into_differences(self) -> Differences {
+        let mut found = Differences { extra: self.repeated, is_partial: self.is_partial, ..Differences::default() };
+        for (key, Sight { before, stored, after, .. }) in self.rows {
+            // Either what was there before the destination was looked at, or after: then it has changed, and the destination has that already.
+            if stored == before || stored == after {
+                continue;
+            }
+            let into = match (before, stored) {
+                _ if before != after => &mut found.changing,
+                (Some(_), None) => &mut found.missing,
+                (None, _) => &mut found.extra,
+                (Some(_), Some(_)) => &mut found.different,
+            };
+            into.push(key);
+        }
+        found
+    }
+
+    /// The chunk and the key of a row, if it is to be looked at.
     fn suspect(&self, digest: &Digest, batch: &Batch, row: Row<'_>) -> Option<(usize, Key)> {
         let columns = batch.table().primary_key();
         let chunk = digest.chunk_of(columns, row);
-        self.chunks.contains(&chunk).then(|| (chunk, columns.iter().map(|&column| row.value(column).to_string()).collect()))
+        if !self.chunks.contains(&chunk) {
+            return None;
+        }
+        let key: Key = columns.iter().map(|&column| row.value(column).to_string()).collect();
+        self.only.as_ref().is_none_or(|only| only.contains(&key)).then_some((chunk, key))
     }
 
     /// Leaves half of the chunks.
     fn shrink(&mut self) {
         let middle = self.chunks.iter().nth(self.chunks.len() / 2).copied().unwrap_or(0);
         self.chunks.split_off(&middle);
-        self.expected.retain(|_, (chunk, _)| *chunk < middle);
-        self.bytes = self.expected.keys().map(size_of).sum();
-        self.found.is_partial = true;
+        self.rows.retain(|_, sight| sight.chunk < middle);
+        self.bytes = self.rows.keys().map(size_of).sum();
+        self.is_partial = true;
     }
 }
 
@@ -220,8 +290,8 @@ mod tests {
         let mut suspects = Suspects::new(&differing);
         suspects.expect(&digest, &batch(source));
         suspects.find(&digest, &batch(stored));
-        let Differences { missing, extra, different, is_partial } = suspects.into_differences();
-        assert!(!is_partial);
+        let Differences { missing, extra, different, changing, is_partial } = suspects.into_differences();
+        assert!(!is_partial && changing.is_empty());
         [missing, extra, different].map(|keys| {
             let mut keys: Vec<String> = keys.into_iter().map(|key| key.join(",")).collect();
             keys.sort();
@@ -241,6 +311,44 @@ mod tests {
         assert_eq!(found, [vec!["2"], vec!["4", "5"], vec!["3"]].map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>()));
     }
 
+    /// What is found of a key that the source has, the destination has then, and the source has after that.
+    fn judged(before: Option<&str>, stored: &[&str], after: Option<&str>) -> String {
+        let digest = Digest::new();
+        let rows = |values: &[&str]| batch(&values.iter().map(|value| (1, *value)).collect::<Vec<_>>());
+        let all: Vec<(usize, u64)> = (0..CHUNKS).map(|chunk| (chunk, 0)).collect();
+        let mut suspects = Suspects::new(&all);
+        suspects.expect(&digest, &rows(before.as_slice()));
+        suspects.find(&digest, &rows(stored));
+        suspects.begin_again();
+        suspects.look_again(&digest, &rows(after.as_slice()));
+        let found = suspects.into_differences();
+        let lists = [("missing", found.missing), ("extra", found.extra), ("different", found.different), ("changing", found.changing)];
+        lists.iter().filter(|(_, keys)| !keys.is_empty()).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_row_that_changes_meanwhile_is_judged_by_what_it_was_and_became() {
+        for (before, stored, after, expected) in [
+            (Some("a"), &["a"][..], Some("b"), ""),
+            (Some("a"), &["b"], Some("b"), ""),
+            (Some("a"), &[], None, ""),
+            (None, &["a"], Some("a"), ""),
+            (Some("a"), &["a"], None, ""),
+            (None, &[], Some("a"), ""),
+            (Some("a"), &["b"], Some("a"), "different"),
+            (Some("a"), &[], Some("a"), "missing"),
+            (None, &["a"], None, "extra"),
+            (Some("a"), &["b"], Some("c"), "changing"),
+            (Some("a"), &["b"], None, "changing"),
+            (Some("a"), &[], Some("b"), "changing"),
+            (None, &["a"], Some("b"), "changing"),
+            (Some("a"), &["a", "a"], Some("a"), "extra"),
+            (Some("a"), &["b", "a"], Some("a"), "extra different"),
+        ] {
+            assert_eq!(judged(before, stored, after), expected, "{before:?} {stored:?} {after:?}");
+        }
+    }
+
     #[test]
     fn values_that_change_places_show() {
         assert_eq!(differences(&[(1, "a"), (2, "b")], &[(1, "b"), (2, "a")])[2], ["1", "2"]);
@@ -250,11 +358,12 @@ mod tests {
     fn chunks_without_room_are_left_out_and_said_to_be() {
         let suspects = Suspects::new(&[(7, MAX_SUSPECTS), (9, 1)]);
         assert_eq!(suspects.chunks, BTreeSet::from([7]));
-        assert!(suspects.found.is_partial);
+        assert!(suspects.is_partial);
         let mut suspects = Suspects::new(&[(1, 1), (5, 1), (9, 1)]);
-        suspects.expected = (0..10).map(|chunk| (vec![chunk.to_string()], (chunk, 0))).collect();
+        let sight = |chunk| Sight { chunk, before: Some(0), stored: None, after: Some(0) };
+        suspects.rows = (0..10).map(|chunk| (vec![chunk.to_string()], sight(chunk))).collect();
         suspects.shrink();
         assert_eq!(suspects.chunks, BTreeSet::from([1]));
-        assert!(suspects.expected.values().all(|(chunk, _)| *chunk < 5));
+        assert!(suspects.rows.values().all(|sight| sight.chunk < 5));
     }
 }

@@ -65,7 +65,7 @@ struct Shared {
     receiver: Mutex<Receiver<Chunk>>,
     failed: Mutex<Option<Error>>,
     is_failed: AtomicBool,
-    /// Whether rows are loaded like a file.
+    /// Whether rows are loaded like a file where they can be.
     is_loading: AtomicBool,
     /// Rows whose statement has succeeded.
     stored: AtomicU64,
@@ -83,7 +83,7 @@ impl Pool {
     pub(super) fn start(options: &SourceOptions, connections: u8, writing: Writing, limits: Arc<Limits>) -> Result<Self> {
         let (sender, receiver) = queue::bounded(WAITING_BYTES);
         let shared = Arc::new(Shared {
-            is_loading: AtomicBool::new(writing.load.is_some()),
+            is_loading: AtomicBool::new(true),
             writing,
             limits,
             receiver: Mutex::new(receiver),

@@ -234,3 +234,88 @@ fn at_both(files: &crate::support::files::Files, sql: &str) {
     rusqlite::Connection::open(files.sqlite()).unwrap().execute_batch(sql).unwrap();
     duckdb::Connection::open(files.duckdb()).unwrap().execute_batch(sql).unwrap();
 }
+
+/// Somebody changes the source all the time, at random and a few rows again and again; what is found is what was done to the destination.
+#[cfg(feature = "vstream")]
+#[test]
+fn a_source_in_use_is_compared_at_one_position() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use mysql::prelude::Queryable;
+
+    use crate::capture::fixture::{Writer, binary_logs_stay, create, insert};
+    use crate::into_mysql::PLAIN;
+    use crate::support::files::{Files, connected};
+    use crate::support::servers::{once_tablets_know, vitess};
+
+    /// Rows that only the test itself changes.
+    const KEPT: u64 = 50_000;
+
+    let _logs = binary_logs_stay();
+    for keyspace in ["commerce", "customer"] {
+        let table = format!("st_verify_live_{keyspace}");
+        let mut conn = create(vitess(), keyspace, &table);
+        insert(&mut conn, &table, 0..2_000, 0);
+        insert(&mut conn, &table, KEPT..KEPT + 500, 0);
+        let uri = vitess().cdc_uri(keyspace);
+        let source = Source::open(&uri).unwrap();
+        let options = IngestOptions::new().with_tables([&table]).with_hard_delete(true);
+        let verification = VerifyOptions::new(options.clone());
+        let files = Files::new();
+        PLAIN.drop_table(&table);
+        let uris: Vec<String> = files.uris().into_iter().chain([PLAIN.uri()]).collect();
+        let ingested = |to: &str| {
+            let report = once_tablets_know(&uri, || ingest(&source, &mut Sink::open(to).unwrap(), &options)).unwrap();
+            assert!(report.is_complete(), "{report:?}");
+        };
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = Writer::start(vitess(), keyspace, vec![table.clone()], 11);
+            scope.spawn(|| {
+                let mut conn = connected(vitess(), keyspace);
+                while !is_over.load(Ordering::SeqCst) {
+                    let sql = format!("update {table} set name = concat('hot ', now(6)) where id = {}", KEPT + 499);
+                    conn.query_drop(sql).unwrap();
+                }
+            });
+            // However it ends.
+            let _over = Over(&is_over);
+            for to in &uris {
+                ingested(to);
+                for _ in 0..3 {
+                    let found = verify(&source, &mut Sink::open(to).unwrap(), &verification).unwrap().tables.remove(0);
+                    assert_eq!(found.state, VerifyState::Equal, "{to}: {found:?}");
+                    assert!(found.position.is_some() && found.source_rows.abs_diff(found.destination_rows) <= 1, "{to}: {found:?}");
+                }
+            }
+            // As many rows as before, so that the run sees nothing of it.
+            let [changed, lost, added] = [KEPT + 3, KEPT + 4, 90_000].map(|id| id.to_string());
+            let statements = [
+                format!("update {table} set note = 'by hand' where id = {changed}"),
+                format!("update {table} set id = {added} where id = {lost}"),
+            ];
+            at_both(&files, &statements.join(";"));
+            let mut there = PLAIN.conn();
+            statements.iter().for_each(|sql| there.query_drop(sql).unwrap());
+            for to in &uris {
+                let found = verify(&source, &mut Sink::open(to).unwrap(), &verification).unwrap().tables.remove(0);
+                let listed = [keys(&found.different), keys(&found.missing), keys(&found.extra)];
+                assert_eq!(listed, [vec![changed.clone()], vec![lost.clone()], vec![added.clone()]], "{to}: {found:?}");
+                assert!(found.state == VerifyState::Different && !found.has_more, "{to}: {found:?}");
+            }
+            drop(writer);
+        });
+        PLAIN.drop_table(&table);
+    }
+}
+
+/// Says so when it goes.
+#[cfg(feature = "vstream")]
+struct Over<'a>(&'a std::sync::atomic::AtomicBool);
+
+#[cfg(feature = "vstream")]
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
