@@ -9,6 +9,10 @@
 //! of its own, so that each has its own CPU time and peak memory: `insert select`, the rows into a new table by the server alone; `mysql to mysql`,
 //! `duckdb to mysql` and `postgresql to mysql`, the rows into a new table by this crate; `merge into mysql` and `merge into duckdb`, the changes into
 //! a table with all rows, by primary key, which is filled before the clock starts.
+//!
+//! What bounds the merges is measured beside them: `drain changes`, the same query by the `mysql` crate, rows only counted; `upsert in mysql`, the
+//! server's own `INSERT … SELECT … ON DUPLICATE KEY UPDATE`; `merge in duckdb`, DuckDB's own `DELETE` and `INSERT … SELECT` with the commit and the
+//! closing of the file, the changes already being in a temporary table.
 
 mod timing;
 
@@ -41,14 +45,16 @@ fn main() -> Outcome<()> {
     let postgresql = rest.get(3).map_or("", String::as_str);
     let bench = Bench { mysql: uri, postgresql, rows, folder };
     bench.prepare()?;
-    let version: Option<String> = connect(uri)?.query_first("SELECT @@version")?;
-    println!("{rows} rows, {runs} runs, MySQL {}, median (least to most)", version.unwrap_or_default());
+    let server: Option<(String, u64, bool)> = connect(uri)?.query_first("SELECT @@version, @@innodb_buffer_pool_size, @@local_infile")?;
+    let (version, pool, takes_files) = server.ok_or("the server does not tell its version")?;
+    println!("{rows} rows, {runs} runs, MySQL {version}, median (least to most)");
+    println!("innodb_buffer_pool_size {} MiB, local_infile {}", pool >> 20, if takes_files { "on" } else { "off" });
     print_heads();
     let mut kinds = vec!["insert select", "mysql to mysql", "duckdb to mysql"];
     if !postgresql.is_empty() {
         kinds.push("postgresql to mysql");
     }
-    kinds.extend(["merge into mysql", "merge into duckdb"]);
+    kinds.extend(["drain changes", "upsert in mysql", "merge into mysql", "merge in duckdb", "merge into duckdb"]);
     // In turn, so that what else the machine does falls on all alike.
     let mut all: Vec<Vec<Measured>> = vec![Vec::new(); kinds.len()];
     for _ in 0..runs {
@@ -57,7 +63,7 @@ fn main() -> Outcome<()> {
         }
     }
     for (kind, measured) in kinds.iter().zip(&all) {
-        print_line(kind, if kind.starts_with("merge") { bench.changes() } else { rows }, measured);
+        print_line(kind, bench.rows_of(kind), measured);
     }
     let of = |wanted: &str| kinds.iter().position(|kind| *kind == wanted).map(|at| &all[at]);
     for (whole, part) in [
@@ -65,6 +71,8 @@ fn main() -> Outcome<()> {
         ("duckdb to mysql", "insert select"),
         ("postgresql to mysql", "insert select"),
         ("postgresql to mysql", "mysql to mysql"),
+        ("merge into mysql", "upsert in mysql"),
+        ("merge into duckdb", "merge in duckdb"),
     ] {
         if let (Some(whole_runs), Some(part_runs)) = (of(whole), of(part)) {
             print_ratio(&format!("{whole} / {part}"), whole_runs, part_runs);
@@ -95,6 +103,11 @@ impl Bench<'_> {
 
     fn changes(&self) -> u64 {
         self.rows / 10
+    }
+
+    /// Rows that a measurement moves.
+    fn rows_of(&self, kind: &str) -> u64 {
+        if ["merge", "upsert", "drain"].iter().any(|of_changes| kind.starts_with(of_changes)) { self.changes() } else { self.rows }
     }
 
     /// The DuckDB file with the rows.
@@ -168,16 +181,29 @@ impl Bench<'_> {
         let (table, changes) = (self.table(), self.changes_table());
         let scratch = self.folder.join(format!("time_load_{}.duckdb", std::process::id()));
         let mut conn = connect(self.mysql)?;
+        // A merge within DuckDB finds the changes in the file's memory.
+        let mut file = None;
         let drop_target = format!("DROP TABLE IF EXISTS {TARGET}");
         conn.query_drop(&drop_target)?;
         let fill = format!("INSERT INTO {TARGET} SELECT * FROM {table}");
         match kind {
             "insert select" => conn.query_drop(format!("CREATE TABLE {TARGET} LIKE {table}"))?,
-            "merge into mysql" => {
+            "merge into mysql" | "upsert in mysql" => {
                 conn.query_drop(format!("CREATE TABLE {TARGET} LIKE {table}"))?;
                 conn.query_drop(&fill)?;
             }
             "merge into duckdb" => drop(std::fs::copy(self.file(), &scratch)?),
+            "merge in duckdb" => {
+                std::fs::copy(self.file(), &scratch)?;
+                let opened = duckdb::Connection::open(&scratch)?;
+                // As the crate sets them: the whole table is not to be written anew for some rows.
+                opened.execute_batch("SET max_vacuum_tasks = 0; SET checkpoint_threshold = '256MiB'")?;
+                opened.execute_batch(&format!(
+                    "CREATE TEMP TABLE changes AS SELECT * REPLACE ('changed' AS small_str, regular_int + 1 AS regular_int, \
+                     reverse(large_str) AS large_str) FROM {table} WHERE id % 10 = 3"
+                ))?;
+                file = Some(opened);
+            }
             _ => {}
         }
         let (begun, cpu) = (Instant::now(), cpu_seconds()?);
@@ -185,6 +211,23 @@ impl Bench<'_> {
             "insert select" => {
                 conn.query_drop(&fill)?;
                 conn.affected_rows()
+            }
+            "drain changes" => conn.query_iter(format!("SELECT * FROM {changes}"))?.try_fold(0, |rows, row| row.map(|_| rows + 1))?,
+            "upsert in mysql" => {
+                let columns = COLUMNS.split(", ").filter_map(|column| column.split(' ').next()).skip(1);
+                let set: Vec<String> = columns.map(|name| format!("{name} = VALUES({name})")).collect();
+                conn.query_drop(format!("INSERT INTO {TARGET} SELECT * FROM {changes} ON DUPLICATE KEY UPDATE {}", set.join(", ")))?;
+                // Two for each row that took another's place.
+                conn.affected_rows() / 2
+            }
+            "merge in duckdb" => {
+                let opened = file.take().ok_or("no file is open")?;
+                opened.execute_batch("BEGIN")?;
+                let count = opened.execute(&format!("DELETE FROM {table} WHERE id IN (SELECT id FROM changes)"), [])?;
+                opened.execute(&format!("INSERT INTO {table} SELECT * FROM changes"), [])?;
+                opened.execute_batch("COMMIT")?;
+                opened.close().map_err(|(_, error)| error)?;
+                count as u64
             }
             "mysql to mysql" | "duckdb to mysql" | "postgresql to mysql" => {
                 let from = match kind {
@@ -206,7 +249,7 @@ impl Bench<'_> {
         let measured = Measured { seconds: begun.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds()? - cpu, peak_mib: peak_mib()? };
         conn.query_drop(&drop_target)?;
         let _ = std::fs::remove_file(&scratch);
-        let expected = if kind.starts_with("merge") { self.changes() } else { self.rows };
+        let expected = self.rows_of(kind);
         if count == expected { Ok(measured) } else { Err(format!("{kind} wrote {count} of {expected} rows").into()) }
     }
 

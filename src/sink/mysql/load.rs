@@ -120,7 +120,7 @@ impl<'a> MySqlLoad<'a> {
         // A row with another value of a vindex lies in another shard, where no key tells of it.
         let is_key = |name: &String| key_names.iter().any(|key| key.to_lowercase() == name.to_lowercase());
         let moves = !stored.vindex_columns.iter().all(is_key);
-        let needs_count = is_merge || (has_key && transaction.is_none() && staging.is_none());
+        let needs_count = is_merge || (has_key && staging.is_none());
         let writing = Writing {
             insert: format!("INSERT INTO {into} ({}) VALUES ", names.join(", ")),
             load: (store.takes_files && !is_merge).then(|| infile::statement(&into, table, &columns, stored)),

@@ -79,6 +79,13 @@ struct Shared {
     is_wanted: AtomicBool,
 }
 
+/// The rows that were written last in a transaction.
+struct Last {
+    chunk: Chunk,
+    /// How many of them took the place of others.
+    replaced: u64,
+}
+
 impl Pool {
     pub(super) fn start(options: &SourceOptions, connections: u8, writing: Writing, limits: Arc<Limits>) -> Result<Self> {
         let (sender, receiver) = queue::bounded(WAITING_BYTES);
@@ -179,17 +186,27 @@ impl Shared {
         {
             self.fail(error);
         }
+        let mut last = None;
         // After a failure the rest is taken all the same, so that nobody waits for room.
         while let Some(chunk) = self.next() {
+            let before = self.replaced.load(Ordering::SeqCst);
             if !self.is_failed.load(Ordering::SeqCst)
                 && let Err(error) = self.write(&mut session, &chunk)
             {
                 self.fail(error);
             }
+            if transaction.is_some() {
+                let replaced = self.replaced.load(Ordering::SeqCst) - before;
+                last = Some(Last { chunk, replaced });
+            }
         }
         if transaction.is_some() {
             let is_wanted = self.is_wanted.load(Ordering::SeqCst) && !self.is_failed.load(Ordering::SeqCst);
-            let end = if is_wanted { self.commit(&mut session) } else { session.execute("ROLLBACK", "rows cannot be undone").map(drop) };
+            let end = if is_wanted {
+                self.commit(&mut session, last.as_ref())
+            } else {
+                session.execute("ROLLBACK", "rows cannot be undone").map(drop)
+            };
             match end {
                 Err(error) if is_wanted => self.fail(error),
                 // The server undoes what is not committed when the connection closes.
@@ -210,19 +227,46 @@ impl Shared {
         Ok(())
     }
 
-    fn commit(&self, session: &mut Session) -> Result<()> {
+    fn commit(&self, session: &mut Session, last: Option<&Last>) -> Result<()> {
         let table = &self.writing.table;
-        match session.try_execute("COMMIT", &format!("rows of `{table}` cannot be committed"), &[]) {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.fault == Fault::Lost => {
-                let message = format!(
-                    "the connection broke while rows were committed to `{table}`: either all {} are stored or none",
-                    self.stored.load(Ordering::SeqCst)
-                );
-                Err(Error::new(ErrorKind::Sink, message).with_cause(failure.error))
+        let failure = match session.try_execute("COMMIT", &format!("rows of `{table}` cannot be committed"), &[]) {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.fault == Fault::Lost => failure,
+            Err(failure) => return Err(failure.error),
+        };
+        let outcome = match self.is_committed(session, last) {
+            Ok(Some(true)) => return Ok(()),
+            Ok(Some(false)) => "none of them is stored".to_owned(),
+            Ok(None) => format!("either all {} are stored or none", self.stored.load(Ordering::SeqCst)),
+            Err(error) => {
+                log::debug!("{error:#}");
+                format!("either all {} are stored or none", self.stored.load(Ordering::SeqCst))
             }
-            Err(failure) => Err(failure.error),
-        }
+        };
+        let message = format!("the connection broke while rows were committed to `{table}`: {outcome}");
+        Err(Error::new(ErrorKind::Sink, message).with_cause(failure.error))
+    }
+
+    /// Whether a transaction was carried out whose end was not heard of, by the rows that were written last; `None` if they do not tell.
+    fn is_committed(&self, session: &mut Session, last: Option<&Last>) -> Result<Option<bool>> {
+        let Some((Last { chunk, replaced }, count)) = last.zip(self.writing.count.as_ref()) else { return Ok(None) };
+        let all = 0..chunk.len();
+        let Some(keys) = chunk.keys(&all) else { return Ok(None) };
+        session.reconnect()?;
+        // With a lock, so that a server that has not ended the transaction yet does so first.
+        let sql = format!("{count}{keys}) LOCK IN SHARE MODE");
+        let rows = session.try_query(&sql, &format!("rows of `{}` cannot be looked for", self.writing.table))?;
+        let found: Option<usize> = rows.into_iter().flatten().flatten().next().and_then(|cell| String::from_utf8_lossy(&cell).parse().ok());
+        // Were they there before, they do not tell.
+        let are_new = match self.writing.is_upsert {
+            true => *replaced < chunk.len() as u64,
+            false => self.deleted.load(Ordering::SeqCst) == 0,
+        };
+        Ok(match found {
+            Some(found) if found < chunk.len() => Some(false),
+            Some(_) if are_new => Some(true),
+            _ => None,
+        })
     }
 
     /// Repeats a statement in a transaction that had to wait too long for a lock: nothing but the statement is undone then.

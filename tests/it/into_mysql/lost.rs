@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use planetscale_ingest::{IngestOptions, Strategy, TableName};
+use planetscale_ingest::{IngestOptions, Strategy, TableName, TableState};
 
 use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, load_all, refused, source, source_uri};
 use crate::support::proxy::{Fault, Proxy, Way};
@@ -69,6 +69,70 @@ fn rows_that_may_not_be_written_twice_are_looked_for() {
     assert!(proxy.faults() > 0);
     assert_same(&content(&mut conn, table), &content(&mut UNSHARDED.conn(), there), "with a key");
     UNSHARDED.drop_table(there);
+}
+
+/// Rows go into a table of MySQL in one transaction; whether that was carried out is found out by its last rows, if they can tell.
+#[test]
+fn an_answer_to_a_commit_that_is_lost_is_found_out() {
+    // The answer to COMMIT has eleven bytes, COMMIT itself has eleven, and the client's farewell five.
+    const ANSWERED: u64 = 5;
+    const SENT: u64 = 5 + 5;
+    let table = "into_commit";
+    let mut conn = source(table, 0..3_000);
+    let there = TableName::new("into_commit_there");
+    let server = (PLAIN.server)();
+    let keyless = super::COLUMNS.replace(" primary key", "");
+    for (strategy, columns, kept, is_carried_out, expected) in [
+        (Strategy::Append, super::COLUMNS, 0..0, true, None),
+        (Strategy::Append, super::COLUMNS, 0..0, false, Some("none of them is stored")),
+        (Strategy::Append, keyless.as_str(), 0..0, true, Some("either all 3000 are stored or none")),
+        (Strategy::Merge, super::COLUMNS, 0..2_500, true, None),
+        (Strategy::Merge, super::COLUMNS, 0..2_500, false, Some("none of them is stored")),
+        (Strategy::Merge, super::COLUMNS, 0..3_000, true, Some("either all 3000 are stored or none")),
+        (Strategy::TruncateInsert, super::COLUMNS, 0..0, true, None),
+        (Strategy::TruncateInsert, super::COLUMNS, 5_000..5_001, false, Some("none of them is stored")),
+        (Strategy::TruncateInsert, super::COLUMNS, 0..3_000, false, Some("either all 3000 are stored or none")),
+    ] {
+        let what = format!("{strategy:?} {kept:?} {is_carried_out}");
+        let options = options(table, strategy).with_dest_table(there.clone()).with_primary_key(["id"]);
+        let options = if columns == keyless { options.with_primary_key([""; 0]) } else { options };
+        let run = |fault: Fault| {
+            let mut conn = PLAIN.make(there.name(), columns);
+            if !kept.is_empty() {
+                super::insert(&mut conn, there.name(), kept.clone(), 1);
+            }
+            // Connections are for the lock, for tables, and for rows.
+            let proxy = Proxy::start((&server.mysql_host, server.mysql_port), move |connection, _| match connection {
+                2 => fault,
+                _ => Fault::None,
+            });
+            let uri = PLAIN.uri().replacen(&format!(":{}/", server.mysql_port), &format!(":{}/", proxy.port), 1);
+            let uri = uri.split("tls=").next().unwrap().to_owned() + "tls=false&connections=1";
+            let report = super::load(&source_uri(), &uri, &options).unwrap().tables.remove(0);
+            (report, [Way::FromServer, Way::FromClient].map(|way| proxy.bytes_of(2, way)), proxy.faults())
+        };
+        let (whole, [answers, statements], _) = run(Fault::None);
+        assert_eq!(whole.state, TableState::Complete, "{what}");
+        let fault = match is_carried_out {
+            true => Fault::Cut { way: Way::FromServer, after: answers - ANSWERED },
+            false => Fault::Cut { way: Way::FromClient, after: statements - SENT },
+        };
+        let (report, _, faults) = run(fault);
+        assert_eq!(faults, 1, "{what}");
+        match (&report.state, expected) {
+            (TableState::Complete, None) => {
+                assert_eq!((report.rows_inserted, report.rows_updated), (whole.rows_inserted, whole.rows_updated))
+            }
+            (TableState::Failed { error }, Some(expected)) => assert!(error.contains(expected), "{what}: {error}"),
+            (state, _) => panic!("{what}: {state:?}"),
+        }
+        let stored = content(&mut PLAIN.conn(), there.name());
+        match is_carried_out {
+            true => assert_same(&content(&mut conn, table), &stored, &what),
+            false => assert_eq!(stored.len() as u64, kept.end - kept.start, "{what}"),
+        }
+    }
+    PLAIN.drop_table(there.name());
 }
 
 #[test]

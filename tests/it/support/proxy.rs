@@ -1,5 +1,6 @@
 //! A network that fails: a proxy on this machine that passes bytes on, and cuts, resets, stalls, delays or trickles them as it is told.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -50,6 +51,8 @@ struct Shared {
     connections: AtomicUsize,
     from_server: AtomicU64,
     from_client: AtomicU64,
+    /// Bytes of each connection from the server and from the client.
+    counts: Mutex<BTreeMap<usize, [u64; 2]>>,
     /// Weak, since a connection is closed when its last handle is: what is reset must not be held open here.
     open: Mutex<Vec<[Weak<TcpStream>; 2]>>,
     /// How many connections have met their fault.
@@ -69,6 +72,7 @@ impl Proxy {
             connections: AtomicUsize::new(0),
             from_server: AtomicU64::new(0),
             from_client: AtomicU64::new(0),
+            counts: Mutex::default(),
             open: Mutex::default(),
             met: Mutex::new(0),
             changed: Condvar::new(),
@@ -94,7 +98,7 @@ impl Proxy {
                 let (client, server) = (Arc::new(client), Arc::new(server));
                 ours.open.lock().unwrap().push([Arc::downgrade(&client), Arc::downgrade(&server)]);
                 let shared = Arc::clone(&ours);
-                threads.push(std::thread::spawn(move || shared.pass(&client, &server, fault)));
+                threads.push(std::thread::spawn(move || shared.pass(number, &client, &server, fault)));
             }
             ours.close();
             for thread in threads {
@@ -127,6 +131,11 @@ impl Proxy {
     /// How many bytes clients have sent, over all connections.
     pub fn client_bytes(&self) -> u64 {
         self.shared.from_client.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of a connection have passed, by how many connections came before it.
+    pub fn bytes_of(&self, connection: usize, way: Way) -> u64 {
+        self.shared.counts.lock().unwrap().get(&connection).map_or(0, |counts| counts[way as usize])
     }
 
     /// How many connections have met their fault.
@@ -165,15 +174,15 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn pass(&self, client: &TcpStream, server: &TcpStream, fault: Fault) {
+    fn pass(&self, number: usize, client: &TcpStream, server: &TcpStream, fault: Fault) {
         let state = AtomicU8::new(PASSING);
         std::thread::scope(|scope| {
-            scope.spawn(|| self.direction(Way::FromClient, client, server, fault, &state));
-            self.direction(Way::FromServer, server, client, fault, &state);
+            scope.spawn(|| self.direction((number, Way::FromClient), client, server, fault, &state));
+            self.direction((number, Way::FromServer), server, client, fault, &state);
         });
     }
 
-    fn direction(&self, way: Way, from: &TcpStream, to: &TcpStream, fault: Fault, state: &AtomicU8) {
+    fn direction(&self, (number, way): (usize, Way), from: &TcpStream, to: &TcpStream, fault: Fault, state: &AtomicU8) {
         let total = if way == Way::FromServer { &self.from_server } else { &self.from_client };
         let (step, pause) = match fault {
             Fault::Trickle { bytes, pause } => (bytes, pause),
@@ -202,6 +211,7 @@ impl Shared {
             }
             std::thread::sleep(pause);
             total.fetch_add(count as u64, Ordering::SeqCst);
+            self.counts.lock().unwrap().entry(number).or_default()[way as usize] += count as u64;
             if (&mut &*to).write_all(&bytes[..count]).is_err() {
                 break;
             }
