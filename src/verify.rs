@@ -194,16 +194,21 @@ fn failed(table: &Table, target: &TableName, error: &Error) -> TableVerification
     TableVerification { state: VerifyState::Failed { error: format!("{error:#}") }, ..TableVerification::new(table, target) }
 }
 
-/// Brings a captured table to where the source is now.
-fn catch_up(sides: &Sides<'_>, sink: &mut Sink) -> Result<()> {
+/// Brings a captured table to where the source is now; `false`, with a note, if it is not captured any further. What is found of it then stands all the
+/// same: it may be one that somebody has changed.
+fn catch_up(sides: &Sides<'_>, sink: &mut Sink, entry: &mut TableVerification) -> Result<bool> {
     let run = sides.options.clone().with_tables([sides.table.name()]).with_full_refresh(false);
-    let report = ingest(sides.source, sink, &run)?;
+    let report = ingest(sides.source, sink, &run);
     sides.options.cancel().check()?;
-    match report.tables.into_iter().next().map(|table| table.state) {
-        Some(TableState::Complete) => Ok(()),
-        Some(TableState::Failed { error }) => Err(Error::new(ErrorKind::Source, error)),
-        _ => Err(Error::new(ErrorKind::Source, "the table could not be caught up with")),
-    }
+    let state = report.map(|report| report.tables.into_iter().next().map(|table| table.state));
+    let why = match state {
+        Ok(Some(TableState::Complete)) => return Ok(true),
+        Ok(Some(TableState::Failed { error })) => error,
+        Ok(_) => "the run did not reach its end".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    entry.notes.push(format!("compared without what the source has changed since the last run: {why}"));
+    Ok(false)
 }
 
 /// How the rows of the source are read: only those of the interval that the options name by its start or its end.
@@ -220,11 +225,7 @@ fn reading_of(options: &IngestOptions, table: &Table) -> Result<Reading> {
 fn compare(sides: &Sides<'_>, sink: &mut Sink, max_keys: usize, is_captured: bool) -> Result<TableVerification> {
     let mut entry = TableVerification::new(sides.table, sides.target);
     let digest = Digest::new();
-    let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(&digest, batch))?;
-    let mut stored = Chunks::default();
-    sides.read_stored(sink, &read, &mut |batch| stored.add(&digest, batch))?;
-    (entry.source_rows, entry.destination_rows) = (at_source.rows(), stored.rows());
-    let differing = at_source.differing(&stored);
+    let mut differing = sum_up(sides, sink, &digest, &mut entry)?;
     if differing.is_empty() {
         return Ok(entry);
     }
@@ -233,9 +234,18 @@ fn compare(sides: &Sides<'_>, sink: &mut Sink, max_keys: usize, is_captured: boo
         entry.notes.push("without a primary key it cannot be said which rows differ".to_owned());
         return Ok(entry);
     }
-    let found = match is_captured {
-        true => differences_at_one_position(sides, sink, &digest, &differing, &mut entry)?,
-        false => differences(sides, sink, &digest, &differing)?,
+    let found = if is_captured {
+        let can_catch_up = catch_up(sides, sink, &mut entry)?;
+        if can_catch_up {
+            // What the source has changed since the last run can be more than there is room to look at.
+            differing = sum_up(sides, sink, &digest, &mut entry)?;
+        }
+        match differing.is_empty() {
+            true => Differences::default(),
+            false => differences_at_one_position(sides, sink, &digest, &differing, can_catch_up, &mut entry)?,
+        }
+    } else {
+        differences(sides, sink, &digest, &differing)?
     };
     let Differences { missing, extra, different, changing, is_partial } = found;
     if !(missing.is_empty() && extra.is_empty() && different.is_empty() && !is_partial) {
@@ -256,6 +266,15 @@ fn compare(sides: &Sides<'_>, sink: &mut Sink, max_keys: usize, is_captured: boo
     Ok(entry)
 }
 
+/// Reads both sides, and returns the chunks that differ, with the rows in them on both sides.
+fn sum_up(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, entry: &mut TableVerification) -> Result<Vec<(usize, u64)>> {
+    let (at_source, read) = sides.read_source(sink, Chunks::default, |chunks, batch| chunks.add(digest, batch))?;
+    let mut stored = Chunks::default();
+    sides.read_stored(sink, &read, &mut |batch| stored.add(digest, batch))?;
+    (entry.source_rows, entry.destination_rows) = (at_source.rows(), stored.rows());
+    Ok(at_source.differing(&stored))
+}
+
 /// The keys in chunks that differ, as both sides have them now.
 fn differences(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, differing: &[(usize, u64)]) -> Result<Differences> {
     let (mut suspects, read) = sides.read_source(sink, || Suspects::new(differing), |suspects, batch| suspects.expect(digest, batch))?;
@@ -269,24 +288,19 @@ fn differences_at_one_position(
     sink: &mut Sink,
     digest: &Digest,
     differing: &[(usize, u64)],
+    mut can_catch_up: bool,
     entry: &mut TableVerification,
 ) -> Result<Differences> {
     let mut found = Differences::default();
     let mut only = None;
-    let mut refused = None;
     for _ in 0..ROUNDS {
         let chosen = || match &only {
             None => Suspects::new(differing),
             Some(keys) => Suspects::new(differing).only(Clone::clone(keys)),
         };
         let (mut suspects, read) = sides.read_source(sink, chosen, |suspects, batch| suspects.expect(digest, batch))?;
-        if refused.is_none() {
-            match catch_up(sides, sink) {
-                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                // What is found stands: the table may be one that somebody has changed, which is not captured any further.
-                Err(error) => refused = Some(error),
-                Ok(()) => {}
-            }
+        if can_catch_up {
+            can_catch_up = catch_up(sides, sink, entry)?;
         }
         let mut rows = 0;
         sides.read_stored(sink, &read, &mut |batch| {
@@ -303,13 +317,9 @@ fn differences_at_one_position(
         }
         only = Some(found.changing.clone());
     }
-    match refused {
-        Some(error) => entry.notes.push(format!("compared without what the source has changed since the last run: {error:#}")),
+    if can_catch_up && !found.is_partial {
         // As many as it had at the position, and not a moment before or after.
-        None if !found.is_partial => {
-            entry.source_rows = (entry.destination_rows + found.missing.len() as u64).saturating_sub(found.extra.len() as u64);
-        }
-        None => {}
+        entry.source_rows = (entry.destination_rows + found.missing.len() as u64).saturating_sub(found.extra.len() as u64);
     }
     Ok(found)
 }

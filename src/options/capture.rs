@@ -100,7 +100,7 @@ impl CaptureOptions {
         self
     }
 
-    /// How the gRPC connection is secured; [`Tls::Preferred`] is refused. Default: see [`SourceOptions::grpc_tls`].
+    /// How the gRPC connection is secured; [`Tls::Preferred`] is refused. Default: see [`SourceOptions::grpc_tls`](crate::SourceOptions::grpc_tls).
     #[must_use]
     pub fn with_grpc_tls(mut self, tls: Tls) -> Self {
         self.grpc_tls = Some(tls);
@@ -168,7 +168,7 @@ impl CaptureOptions {
     /// minute, and vtgate looks for another one for 90 s.
     ///
     /// A stream that is idle since nothing happens goes on. One that does not even bring vtgate's heartbeats for half a minute is taken for a
-    /// dead connection and made anew, see [`SourceOptions::with_retry_timeout`].
+    /// dead connection and made anew, see [`SourceOptions::with_retry_timeout`](crate::SourceOptions::with_retry_timeout).
     #[must_use]
     pub fn with_no_progress_timeout(mut self, timeout: Duration) -> Self {
         self.no_progress_timeout = timeout;

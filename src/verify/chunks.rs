@@ -1,5 +1,6 @@
 //! Sums over rows, and the keys in those that differ.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash as _, Hasher, RandomState};
 
@@ -177,20 +178,21 @@ impl Suspects {
         for row in batch.rows() {
             let Some((chunk, key)) = self.suspect(digest, batch, row) else { continue };
             let stored = Some(digest.of(row.values()));
-            match self.rows.get_mut(&key) {
-                Some(sight) if sight.stored.is_none() => {
-                    sight.stored = stored;
+            let size = size_of(&key);
+            let has_room = self.bytes + size <= 2 * MAX_BYTES;
+            match self.rows.entry(key) {
+                Entry::Occupied(mut sight) if sight.get().stored.is_none() => {
+                    sight.get_mut().stored = stored;
                     continue;
                 }
-                _ => self.bytes += size_of(&key),
+                _ if !has_room => {
+                    self.is_partial = true;
+                    continue;
+                }
+                Entry::Occupied(sight) => self.repeated.push(sight.key().clone()),
+                Entry::Vacant(place) => drop(place.insert(Sight { chunk, before: None, stored, after: None })),
             }
-            if self.bytes > 2 * MAX_BYTES {
-                self.is_partial = true;
-            } else if self.rows.contains_key(&key) {
-                self.repeated.push(key);
-            } else {
-                self.rows.insert(key, Sight { chunk, before: None, stored, after: None });
-            }
+            self.bytes += size;
         }
     }
 

@@ -2,9 +2,9 @@
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use planetscale_ingest::IngestOptions;
+use planetscale_ingest::{IngestOptions, Sink, Source, VerifyOptions, VerifyState, verify};
 
-use crate::capture::fixture::{BOTH, Destination, Kind, create_with};
+use crate::capture::fixture::{BOTH, Destination, Kind, binary_logs_stay, create_with};
 use crate::support::servers::{Server, mysql, vitess};
 
 #[path = "../../examples/timing/mod.rs"]
@@ -81,4 +81,31 @@ fn three_hundred_thousand_rows_of_vitess_arrive_one_like_the_other_whole_and_cap
         assert_arrive(&mut conn, &uri, "large_captured", ROWS);
     }
     conn.query_drop("drop table large_captured").unwrap();
+}
+
+/// More rows have changed since the last run than a comparison looks at one by one.
+#[test]
+fn a_destination_that_is_far_behind_is_caught_up_with_before_it_is_compared() {
+    const ROWS: usize = 300_000;
+    let table = "large_behind";
+    let _logs = binary_logs_stay();
+    let server = vitess();
+    let mut conn = create_with(server, "commerce", table, "id bigint not null primary key, note varchar(20)");
+    let ids: Vec<String> = (0..ROWS).map(|id| format!("({id})")).collect();
+    for part in ids.chunks(CHUNK) {
+        conn.query_drop(format!("insert into {table} (id) values {}", part.join(","))).unwrap();
+    }
+    let destination = Destination::new(Kind::Sqlite);
+    let options = IngestOptions::new().with_tables([table]);
+    destination.capture_all(&server.cdc_uri("commerce"), &options);
+    for start in (0..ROWS).step_by(CHUNK) {
+        conn.query_drop(format!("update {table} set note = 'later' where id between {start} and {}", start + CHUNK - 1)).unwrap();
+    }
+    let source = Source::open(&server.cdc_uri("commerce")).unwrap();
+    let mut sink = Sink::open(&destination.uri()).unwrap();
+    let found = verify(&source, &mut sink, &VerifyOptions::new(options)).unwrap().tables.remove(0);
+    assert_eq!((&found.state, found.source_rows, found.destination_rows), (&VerifyState::Equal, 300_000, 300_000), "{found:?}");
+    assert!(!found.has_more && found.notes.is_empty(), "{found:?}");
+    assert_eq!(destination.cell(&format!("select count(*) from {table} where note = 'later'")), Some(ROWS.to_string()));
+    conn.query_drop(format!("drop table {table}")).unwrap();
 }
