@@ -11,8 +11,9 @@ mod chunks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::chunks::{Chunks, Differences, Digest, Suspects};
+use self::chunks::{Chunks, Differences, Digest, Rounds, Suspects};
 use crate::batch::Batch;
+use crate::change::{LSN_COLUMN, bookkeeping_columns};
 use crate::ingest::{IngestOptions, chosen, destinations_of, ingest};
 use crate::interval::Interval;
 use crate::options::{CaptureMode, CaptureOptions};
@@ -26,7 +27,7 @@ use crate::{Error, ErrorKind, Result};
 const MAX_KEYS: usize = 100;
 
 /// How often rows that change are looked at before nothing is said of them.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// How often the reading of a table is begun anew at most after the connection broke.
 const RESTARTS: usize = 2;
@@ -153,9 +154,9 @@ impl TableVerification {
 /// there after the last run is a difference.
 ///
 /// With a source for change capture in batch mode, the source may be in use meanwhile. Tables that differ are caught up with between a look at the rows of
-/// the source and one at those of the destination, and those of the source are looked at once more: a row is only called different if it was the same
-/// both times. So what is listed, and the number of rows, hold for the position that the report names. Of rows that change whenever they are looked at,
-/// a note tells the number.
+/// the source and one at those of the destination, again and again until it is clear of each row that it was the same at the source all the while, which
+/// its stored version tells. So what is listed, and the number of rows, hold for the position that the report names. Of rows that change whenever they
+/// are looked at, a note tells the number.
 ///
 /// # Errors
 /// As [`ingest`]; `Cancelled`. What is wrong with one table stands in the report.
@@ -247,14 +248,11 @@ fn compare(sides: &Sides<'_>, sink: &mut Sink, max_keys: usize, is_captured: boo
     } else {
         differences(sides, sink, &digest, &differing)?
     };
-    let Differences { missing, extra, different, changing, is_partial } = found;
+    let Differences { missing, extra, different, is_partial } = found;
     if !(missing.is_empty() && extra.is_empty() && different.is_empty() && !is_partial) {
         entry.state = VerifyState::Different;
     } else if !is_captured {
         entry.notes.push("what differed at first was the same when it was looked at again: the source is being changed".to_owned());
-    }
-    if !changing.is_empty() {
-        entry.notes.push(format!("{} rows changed at the source whenever they were looked at, and were not compared", changing.len()));
     }
     entry.has_more = is_partial;
     for (into, mut keys) in [(&mut entry.missing, missing), (&mut entry.extra, extra), (&mut entry.different, different)] {
@@ -278,7 +276,7 @@ fn sum_up(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, entry: &mut Table
 /// The keys in chunks that differ, as both sides have them now.
 fn differences(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, differing: &[(usize, u64)]) -> Result<Differences> {
     let (mut suspects, read) = sides.read_source(sink, || Suspects::new(differing), |suspects, batch| suspects.expect(digest, batch))?;
-    sides.read_stored(sink, &read, &mut |batch| suspects.find(digest, batch))?;
+    sides.read_stored(sink, &read, &mut |batch| suspects.find(digest, batch, read.columns().len()))?;
     Ok(suspects.into_differences())
 }
 
@@ -291,7 +289,7 @@ fn differences_at_one_position(
     mut can_catch_up: bool,
     entry: &mut TableVerification,
 ) -> Result<Differences> {
-    let mut found = Differences::default();
+    let mut rounds = Rounds::default();
     let mut only = None;
     for _ in 0..ROUNDS {
         let chosen = || match &only {
@@ -302,21 +300,32 @@ fn differences_at_one_position(
         if can_catch_up {
             can_catch_up = catch_up(sides, sink, entry)?;
         }
+        let width = read.columns().len();
+        let versioned = match can_catch_up {
+            true => Arc::new((*read).clone().with_columns(bookkeeping_columns().into_iter().filter(|column| column.name() == LSN_COLUMN))),
+            false => read,
+        };
         let mut rows = 0;
-        sides.read_stored(sink, &read, &mut |batch| {
+        sides.read_stored(sink, &versioned, &mut |batch| {
             rows += batch.len() as u64;
-            suspects.find(digest, batch);
+            suspects.find(digest, batch, width);
         })?;
         suspects.begin_again();
         // If the connection breaks, what was seen of a row before stays true of a moment in between.
         sides.read_source(sink, || (), |(), batch| suspects.look_again(digest, batch))?;
-        found = Differences { changing: Vec::new(), ..found }.and(suspects.into_differences());
+        rounds.take(suspects, !can_catch_up);
         entry.destination_rows = rows;
-        if found.changing.is_empty() {
+        let open = rounds.open();
+        if open.is_empty() || !can_catch_up {
             break;
         }
-        only = Some(found.changing.clone());
+        only = Some(open);
     }
+    let changing = rounds.open().len();
+    if changing > 0 {
+        entry.notes.push(format!("{changing} rows changed at the source whenever they were looked at, and were not compared"));
+    }
+    let found = rounds.into_differences();
     if can_catch_up && !found.is_partial {
         // As many as it had at the position, and not a moment before or after.
         entry.source_rows = (entry.destination_rows + found.missing.len() as u64).saturating_sub(found.extra.len() as u64);

@@ -111,7 +111,25 @@ struct Sight {
     chunk: usize,
     before: Option<u64>,
     stored: Option<u64>,
+    /// Which change has brought the stored row, where that is known.
+    version: Option<u64>,
     after: Option<u64>,
+}
+
+impl Sight {
+    /// Either what was there before the destination was looked at, or after: then it has changed, and the destination has that already.
+    fn is_same(&self) -> bool {
+        self.stored == self.before || self.stored == self.after
+    }
+
+    fn add_to(&self, found: &mut Differences, key: Key) {
+        let into = match (self.before, self.stored) {
+            (Some(_), None) => &mut found.missing,
+            (None, _) => &mut found.extra,
+            (Some(_), Some(_)) => &mut found.different,
+        };
+        into.push(key);
+    }
 }
 
 /// Keys of rows that differ.
@@ -120,22 +138,8 @@ pub(super) struct Differences {
     pub(super) missing: Vec<Key>,
     pub(super) extra: Vec<Key>,
     pub(super) different: Vec<Key>,
-    /// Rows that the source has changed meanwhile into what is not at the destination yet: nothing can be said of them.
-    pub(super) changing: Vec<Key>,
     /// Whether there are, or may be, others.
     pub(super) is_partial: bool,
-}
-
-impl Differences {
-    /// Adds what was found of other keys.
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.missing.extend(other.missing);
-        self.extra.extend(other.extra);
-        self.different.extend(other.different);
-        self.changing.extend(other.changing);
-        self.is_partial |= other.is_partial;
-        self
-    }
 }
 
 impl Suspects {
@@ -165,7 +169,7 @@ impl Suspects {
             if let Some((chunk, key)) = self.suspect(digest, batch, row) {
                 self.bytes += size_of(&key);
                 let hash = Some(digest.of(row.values()));
-                self.rows.insert(key, Sight { chunk, before: hash, stored: None, after: hash });
+                self.rows.insert(key, Sight { chunk, before: hash, stored: None, version: None, after: hash });
                 if self.bytes > MAX_BYTES && self.chunks.len() > 1 {
                     self.shrink();
                 }
@@ -173,16 +177,17 @@ impl Suspects {
         }
     }
 
-    /// Takes rows of the destination, once those of the source are all there.
-    pub(super) fn find(&mut self, digest: &Digest, batch: &Batch) {
+    /// Takes rows of the destination, once those of the source are all there. What they have beyond `width` columns tells their version.
+    pub(super) fn find(&mut self, digest: &Digest, batch: &Batch, width: usize) {
         for row in batch.rows() {
             let Some((chunk, key)) = self.suspect(digest, batch, row) else { continue };
-            let stored = Some(digest.of(row.values()));
+            let stored = Some(digest.of(row.values().take(width)));
+            let version = (width < row.values().len()).then(|| digest.of(row.values().skip(width)));
             let size = size_of(&key);
             let has_room = self.bytes + size <= 2 * MAX_BYTES;
             match self.rows.entry(key) {
                 Entry::Occupied(mut sight) if sight.get().stored.is_none() => {
-                    sight.get_mut().stored = stored;
+                    (sight.get_mut().stored, sight.get_mut().version) = (stored, version);
                     continue;
                 }
                 _ if !has_room => {
@@ -190,7 +195,7 @@ impl Suspects {
                     continue;
                 }
                 Entry::Occupied(sight) => self.repeated.push(sight.key().clone()),
-                Entry::Vacant(place) => drop(place.insert(Sight { chunk, before: None, stored, after: None })),
+                Entry::Vacant(place) => drop(place.insert(Sight { chunk, before: None, stored, version, after: None })),
             }
             self.bytes += size;
         }
@@ -212,21 +217,13 @@ impl Suspects {
         }
     }
 
-    /// What of all that is to be told.
+    /// What differs, of a source that is not changed meanwhile.
     pub(super) fn into_differences(self) -> Differences {
         let mut found = Differences { extra: self.repeated, is_partial: self.is_partial, ..Differences::default() };
-        for (key, Sight { before, stored, after, .. }) in self.rows {
-            // Either what was there before the destination was looked at, or after: then it has changed, and the destination has that already.
-            if stored == before || stored == after {
-                continue;
+        for (key, sight) in self.rows {
+            if !sight.is_same() {
+                sight.add_to(&mut found, key);
             }
-            let into = match (before, stored) {
-                _ if before != after => &mut found.changing,
-                (Some(_), None) => &mut found.missing,
-                (None, _) => &mut found.extra,
-                (Some(_), Some(_)) => &mut found.different,
-            };
-            into.push(key);
         }
         found
     }
@@ -249,6 +246,62 @@ impl Suspects {
         self.rows.retain(|_, sight| sight.chunk < middle);
         self.bytes = self.rows.keys().map(size_of).sum();
         self.is_partial = true;
+    }
+}
+
+/// Rounds of looking at the source, catching up with it, looking at the destination and at the source once more, until it is clear which rows differ.
+///
+/// A row of a source in use can change between two looks, and back. Whether it has is told by the stored row: if that has the same version in two
+/// rounds, nothing has come for it between them, so the source had one and the same row all the while, and has been looked at meanwhile. Of a row that is
+/// not stored there is no version; it is missing if the source has the same in several rounds.
+#[derive(Default)]
+pub(super) struct Rounds {
+    found: Differences,
+    /// Rows of which it is not clear yet: what was seen of them last, and in how many rounds that was the same.
+    open: HashMap<Key, (Sight, u32)>,
+}
+
+/// Rounds in which a row has to look the same before it is said to differ: one that is stored, and one that is not.
+const STORED_ROUNDS: u32 = 2;
+const MISSING_ROUNDS: u32 = 3;
+
+impl Rounds {
+    /// Takes what a round has seen; `is_last_word` if nothing else can be learned from another.
+    pub(super) fn take(&mut self, suspects: Suspects, is_last_word: bool) {
+        self.found.is_partial |= suspects.is_partial;
+        let before = std::mem::take(&mut self.open);
+        for key in suspects.repeated {
+            if !self.found.extra.contains(&key) {
+                self.found.extra.push(key);
+            }
+        }
+        for (key, sight) in suspects.rows {
+            if sight.is_same() {
+                continue;
+            }
+            let seen = |sight: &Sight| (sight.before, sight.stored, sight.version, sight.after);
+            let is_still = sight.before == sight.after;
+            let rounds = match before.get(&key) {
+                _ if !is_still => 0,
+                Some((last, rounds)) if seen(last) == seen(&sight) => rounds + 1,
+                _ => 1,
+            };
+            let needed = if sight.stored.is_some() { STORED_ROUNDS } else { MISSING_ROUNDS };
+            if rounds >= needed || is_still && is_last_word {
+                sight.add_to(&mut self.found, key);
+            } else {
+                self.open.insert(key, (sight, rounds));
+            }
+        }
+    }
+
+    /// The keys to look at in the next round; none if all is clear.
+    pub(super) fn open(&self) -> Vec<Key> {
+        self.open.keys().cloned().collect()
+    }
+
+    pub(super) fn into_differences(self) -> Differences {
+        self.found
     }
 }
 
@@ -291,9 +344,9 @@ mod tests {
         let differing = one.differing(&other);
         let mut suspects = Suspects::new(&differing);
         suspects.expect(&digest, &batch(source));
-        suspects.find(&digest, &batch(stored));
-        let Differences { missing, extra, different, changing, is_partial } = suspects.into_differences();
-        assert!(!is_partial && changing.is_empty());
+        suspects.find(&digest, &batch(stored), 2);
+        let Differences { missing, extra, different, is_partial } = suspects.into_differences();
+        assert!(!is_partial);
         [missing, extra, different].map(|keys| {
             let mut keys: Vec<String> = keys.into_iter().map(|key| key.join(",")).collect();
             keys.sort();
@@ -313,42 +366,89 @@ mod tests {
         assert_eq!(found, [vec!["2"], vec!["4", "5"], vec!["3"]].map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>()));
     }
 
-    /// What is found of a key that the source has, the destination has then, and the source has after that.
-    fn judged(before: Option<&str>, stored: &[&str], after: Option<&str>) -> String {
+    /// One round as a key is seen in it: at the source, at the destination with a version, and at the source again.
+    type Round<'a> = (Option<&'a str>, Option<(&'a str, &'a str)>, Option<&'a str>);
+
+    /// What rounds say of a key, `changing` if it is not clear.
+    fn judged(rounds: &[Round<'_>], can_catch_up: bool) -> String {
         let digest = Digest::new();
-        let rows = |values: &[&str]| batch(&values.iter().map(|value| (1, *value)).collect::<Vec<_>>());
+        let at_source = |value: Option<&str>| batch(&value.map(|value| (1, value)).into_iter().collect::<Vec<_>>());
         let all: Vec<(usize, u64)> = (0..CHUNKS).map(|chunk| (chunk, 0)).collect();
-        let mut suspects = Suspects::new(&all);
-        suspects.expect(&digest, &rows(before.as_slice()));
-        suspects.find(&digest, &rows(stored));
-        suspects.begin_again();
-        suspects.look_again(&digest, &rows(after.as_slice()));
-        let found = suspects.into_differences();
-        let lists = [("missing", found.missing), ("extra", found.extra), ("different", found.different), ("changing", found.changing)];
+        let mut judged = Rounds::default();
+        for (before, stored, after) in rounds {
+            let mut suspects = Suspects::new(&all);
+            suspects.expect(&digest, &at_source(*before));
+            if let Some((value, version)) = stored {
+                let columns = vec![Column::new("version", ColumnType::Text { length: None }, true)];
+                let table = Arc::new((**at_source(None).table()).clone().with_columns(columns));
+                let mut batch = Batch::new(table);
+                let push = |columns: &mut [crate::batch::ColumnData]| {
+                    columns[0].push_int(1)?;
+                    columns[1].push_text(value)?;
+                    columns[2].push_text(version)
+                };
+                batch.push_row(push).unwrap();
+                suspects.find(&digest, &batch, 2);
+            }
+            suspects.begin_again();
+            suspects.look_again(&digest, &at_source(*after));
+            judged.take(suspects, !can_catch_up);
+        }
+        let open = judged.open();
+        let found = judged.into_differences();
+        let lists = [("missing", found.missing), ("extra", found.extra), ("different", found.different), ("changing", open)];
         lists.iter().filter(|(_, keys)| !keys.is_empty()).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn a_row_that_changes_meanwhile_is_judged_by_what_it_was_and_became() {
+        let (a, b, c) = (Some("a"), Some("b"), Some("c"));
+        let (stored_a, stored_b) = (Some(("a", "1")), Some(("b", "2")));
         for (before, stored, after, expected) in [
-            (Some("a"), &["a"][..], Some("b"), ""),
-            (Some("a"), &["b"], Some("b"), ""),
-            (Some("a"), &[], None, ""),
-            (None, &["a"], Some("a"), ""),
-            (Some("a"), &["a"], None, ""),
-            (None, &[], Some("a"), ""),
-            (Some("a"), &["b"], Some("a"), "different"),
-            (Some("a"), &[], Some("a"), "missing"),
-            (None, &["a"], None, "extra"),
-            (Some("a"), &["b"], Some("c"), "changing"),
-            (Some("a"), &["b"], None, "changing"),
-            (Some("a"), &[], Some("b"), "changing"),
-            (None, &["a"], Some("b"), "changing"),
-            (Some("a"), &["a", "a"], Some("a"), "extra"),
-            (Some("a"), &["b", "a"], Some("a"), "extra different"),
+            (a, stored_a, b, ""),
+            (a, stored_b, b, ""),
+            (a, None, None, ""),
+            (None, stored_a, a, ""),
+            (a, stored_a, None, ""),
+            (None, None, a, ""),
+            (a, stored_b, a, "different"),
+            (a, None, a, "missing"),
+            (None, stored_a, None, "extra"),
+            (a, stored_b, c, ""),
+            (a, stored_b, None, ""),
+            (a, None, b, ""),
+            (None, stored_a, b, ""),
         ] {
-            assert_eq!(judged(before, stored, after), expected, "{before:?} {stored:?} {after:?}");
+            // Without more to learn, a row that does not change is judged at once; of one that does, nothing is said.
+            let found = judged(&[(before, stored, after)], false);
+            let found = if found == "changing" { "" } else { found.as_str() };
+            assert_eq!(found, expected, "{before:?} {stored:?} {after:?}");
         }
+        // One that has changed, and back, is not said to differ.
+        for (rounds, expected) in [
+            (&[(a, stored_b, a)][..], "changing"),
+            (&[(a, stored_b, a), (a, stored_b, a)], "different"),
+            (&[(a, stored_b, a), (a, Some(("b", "3")), a)], "changing"),
+            (&[(a, stored_b, a), (a, Some(("b", "3")), a), (a, Some(("b", "3")), a)], "different"),
+            (&[(a, stored_b, a), (a, Some(("a", "3")), a)], ""),
+            (&[(None, stored_b, None)], "changing"),
+            (&[(None, stored_b, None), (None, None, None)], ""),
+            (&[(None, stored_b, None), (None, stored_b, None)], "extra"),
+            (&[(a, None, a), (a, None, a)], "changing"),
+            (&[(a, None, a), (b, None, b), (b, None, b)], "changing"),
+            (&[(a, None, a), (a, None, a), (a, None, a)], "missing"),
+            (&[(a, stored_b, c), (c, stored_b, c), (c, stored_b, c)], "different"),
+        ] {
+            assert_eq!(judged(rounds, true), expected, "{rounds:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_stored_twice_is_one_too_many() {
+        assert_eq!(
+            differences(&[(1, "a")], &[(1, "a"), (1, "a")]),
+            [vec![""; 0], vec!["1"], vec![""; 0]].map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        );
     }
 
     #[test]
@@ -362,7 +462,7 @@ mod tests {
         assert_eq!(suspects.chunks, BTreeSet::from([7]));
         assert!(suspects.is_partial);
         let mut suspects = Suspects::new(&[(1, 1), (5, 1), (9, 1)]);
-        let sight = |chunk| Sight { chunk, before: Some(0), stored: None, after: Some(0) };
+        let sight = |chunk| Sight { chunk, before: Some(0), stored: None, version: None, after: Some(0) };
         suspects.rows = (0..10).map(|chunk| (vec![chunk.to_string()], sight(chunk))).collect();
         suspects.shrink();
         assert_eq!(suspects.chunks, BTreeSet::from([1]));
