@@ -277,7 +277,9 @@ fn sum_up(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, entry: &mut Table
 fn differences(sides: &Sides<'_>, sink: &mut Sink, digest: &Digest, differing: &[(usize, u64)]) -> Result<Differences> {
     let (mut suspects, read) = sides.read_source(sink, || Suspects::new(differing), |suspects, batch| suspects.expect(digest, batch))?;
     sides.read_stored(sink, &read, &mut |batch| suspects.find(digest, batch, read.columns().len()))?;
-    Ok(suspects.into_differences())
+    let mut rounds = Rounds::default();
+    rounds.take(suspects, true);
+    Ok(rounds.into_differences())
 }
 
 /// The keys in chunks that differed, at a position that the destination is brought to; and the numbers of rows there.

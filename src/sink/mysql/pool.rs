@@ -234,14 +234,14 @@ impl Shared {
             Err(failure) if failure.fault == Fault::Lost => failure,
             Err(failure) => return Err(failure.error),
         };
-        let outcome = match self.is_committed(session, last) {
-            Ok(Some(true)) => return Ok(()),
-            Ok(Some(false)) => "none of them is stored".to_owned(),
-            Ok(None) => format!("either all {} are stored or none", self.stored.load(Ordering::SeqCst)),
-            Err(error) => {
-                log::debug!("{error:#}");
-                format!("either all {} are stored or none", self.stored.load(Ordering::SeqCst))
-            }
+        let is_committed = self.is_committed(session, last).unwrap_or_else(|error| {
+            log::debug!("{error:#}");
+            None
+        });
+        let outcome = match is_committed {
+            Some(true) => return Ok(()),
+            Some(false) => "none of them is stored".to_owned(),
+            None => format!("either all {} are stored or none", self.stored.load(Ordering::SeqCst)),
         };
         let message = format!("the connection broke while rows were committed to `{table}`: {outcome}");
         Err(Error::new(ErrorKind::Sink, message).with_cause(failure.error))
@@ -255,15 +255,15 @@ impl Shared {
         session.reconnect()?;
         // With a lock, so that a server that has not ended the transaction yet does so first.
         let sql = format!("{count}{keys}) LOCK IN SHARE MODE");
-        let rows = session.try_query(&sql, &format!("rows of `{}` cannot be looked for", self.writing.table))?;
-        let found: Option<usize> = rows.into_iter().flatten().flatten().next().and_then(|cell| String::from_utf8_lossy(&cell).parse().ok());
+        let found = session.try_count(&sql, &format!("rows of `{}` cannot be looked for", self.writing.table))?;
+        let rows = chunk.len() as u64;
         // Were they there before, they do not tell.
         let are_new = match self.writing.is_upsert {
-            true => *replaced < chunk.len() as u64,
+            true => *replaced < rows,
             false => self.deleted.load(Ordering::SeqCst) == 0,
         };
         Ok(match found {
-            Some(found) if found < chunk.len() => Some(false),
+            Some(found) if found < rows => Some(false),
             Some(_) if are_new => Some(true),
             _ => None,
         })
@@ -364,11 +364,8 @@ impl Shared {
         let mut retry = session.retry();
         loop {
             let began = Instant::now();
-            let failure = match session.try_query(&sql, &attempted) {
-                Ok(rows) => {
-                    let cell = rows.into_iter().flatten().flatten().next();
-                    return Ok(cell.and_then(|cell| String::from_utf8_lossy(&cell).parse().ok()));
-                }
+            let failure = match session.try_count(&sql, &attempted) {
+                Ok(found) => return Ok(found),
                 Err(failure) => failure,
             };
             if self.writing.transaction.is_some() || !failure.fault.may_pass() {

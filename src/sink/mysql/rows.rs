@@ -97,10 +97,8 @@ impl Apply<'_> {
         let mut retry = self.store.session.retry();
         loop {
             let began = Instant::now();
-            let failure = match self.store.session.try_query(sql, "rows cannot be counted") {
-                Ok(rows) => {
-                    let cell = rows.into_iter().flatten().flatten().next();
-                    let number = cell.and_then(|cell| String::from_utf8_lossy(&cell).parse().ok());
+            let failure = match self.store.session.try_count(sql, "rows cannot be counted") {
+                Ok(number) => {
                     return number.ok_or_else(|| Error::new(ErrorKind::Sink, "a count is not a number").into());
                 }
                 Err(failure) => failure,

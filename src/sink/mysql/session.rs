@@ -201,6 +201,12 @@ impl Session {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
     }
 
+    /// The number that a query answers with, `None` if it is none.
+    pub(super) fn try_count(&mut self, sql: &str, attempted: &str) -> Result<Option<u64>, Failure> {
+        let cell = self.try_query(sql, attempted)?.into_iter().flatten().flatten().next();
+        Ok(cell.and_then(|cell| String::from_utf8_lossy(&cell).parse().ok()))
+    }
+
     /// The keys of up to `rows` rows, as a condition that they meet; `None` if there are none. `from` is what follows FROM.
     pub(super) fn keys_among(&mut self, key: &[Column], from: &str, rows: usize, attempted: &str) -> Result<Option<Among>, Failure> {
         let list = key.iter().map(|column| quoted(column.name())).collect::<Vec<_>>().join(", ");
