@@ -305,6 +305,15 @@ pub(crate) fn explain(error: rustls::Error, server: &str, setting: &str, names: 
     Error::new(kind, sentence).with_cause(error)
 }
 
+/// The same for a server that has answered before: but for certificates, what fails now is the connection, and another one may serve.
+pub(crate) fn explain_broken(error: rustls::Error, server: &str, setting: &str, names: &Names) -> Error {
+    let explained = explain(error.clone(), server, setting, names);
+    if matches!(error, rustls::Error::InvalidCertificate(_)) || explained.kind() == ErrorKind::Auth {
+        return explained;
+    }
+    Error::new(ErrorKind::Connect, format!("the TLS session with `{server}` broke")).with_cause(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,5 +386,19 @@ mod tests {
         assert_eq!(sentences.len(), errors.len());
         let kinds = errors.map(|error| explain(error, "db:15991", "grpc_tls", Names::TLS).kind());
         assert_eq!(kinds.iter().filter(|kind| **kind == ErrorKind::Auth).count(), 2);
+    }
+
+    #[test]
+    fn of_a_server_that_has_answered_only_certificates_fail_for_good() {
+        let kind = |error| explain_broken(error, "db:15991", "grpc_tls", Names::TLS).kind();
+        assert_eq!(kind(rustls::Error::InvalidCertificate(CertificateError::Expired)), ErrorKind::Tls);
+        assert_eq!(kind(rustls::Error::AlertReceived(AlertDescription::CertificateRevoked)), ErrorKind::Auth);
+        for error in [
+            rustls::Error::AlertReceived(AlertDescription::InternalError),
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
+            rustls::Error::DecryptError,
+        ] {
+            assert_eq!(kind(error), ErrorKind::Connect);
+        }
     }
 }

@@ -68,7 +68,8 @@ impl Identity {
         self
     }
 
-    fn config(&self) -> ServerConfig {
+    /// How a server shows it.
+    pub fn config(&self) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
         let builder = match &self.client_authority {

@@ -34,8 +34,8 @@ pub(super) enum End {
     Foreign(Greeting),
     /// The socket failed.
     Broken(io::Error),
-    /// The TLS session failed.
-    Tls(rustls::Error),
+    /// The TLS session failed; `answered` tells whether the server had sent anything before.
+    Tls { error: rustls::Error, answered: bool },
 }
 
 /// What kind of server the first bytes come from.
@@ -255,6 +255,26 @@ struct Session {
     wire: Buffer,
 }
 
+impl Session {
+    /// Reads what has come of a connection that is broken, in its order, for the alert that may end it. Content has no reader any more.
+    fn last_alert(&mut self, mut tcp: &TcpStream) -> Option<rustls::Error> {
+        let Self { connection, wire } = self;
+        loop {
+            // What stands in `wire` came before what the socket still holds: a record that is left out makes all that follow undecipherable.
+            if wire.is_empty() && !matches!(wire.fill(&mut tcp), Ok(Some(1..))) {
+                return None;
+            }
+            let mut bytes = wire.content();
+            wire.start += connection.read_tls(&mut bytes).ok()?;
+            if let Err(error) = connection.process_new_packets() {
+                return Some(error);
+            }
+            // Its room is needed. That nothing is left, and that the server has ended the session, are both said by an error or an end.
+            let _ = io::copy(&mut connection.reader(), &mut io::sink());
+        }
+    }
+}
+
 impl Link {
     fn run(&mut self) -> End {
         let mut at_server = Readiness::default();
@@ -354,7 +374,7 @@ impl Link {
         if let Err(error) = connection.process_new_packets() {
             // The alert that tells the server why; if it cannot be sent, it is not missed.
             let _ = connection.write_tls(&mut self.tcp);
-            return Err(End::Tls(error));
+            return Err(End::Tls { error, answered: self.answer_by.is_none() });
         }
         Ok(true)
     }
@@ -397,12 +417,8 @@ impl Link {
     /// What a failed read or write of the server's socket means.
     fn broken(&mut self, error: io::Error) -> End {
         // The server may have said why before it closed: in an alert that is still to be read.
-        if let Some(Session { connection, .. }) = &mut self.tls
-            && let Ok(count) = connection.read_tls(&mut self.tcp)
-            && count > 0
-            && let Err(error) = connection.process_new_packets()
-        {
-            return End::Tls(error);
+        if let Some(error) = self.tls.as_mut().and_then(|session| session.last_alert(&self.tcp)) {
+            return End::Tls { error, answered: self.answer_by.is_none() };
         }
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset if self.answer_by.is_some() => End::Closed { answered: false },
@@ -431,6 +447,8 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::source::vstream::scripted::tls::Authority;
+    use crate::tls::{Names, Tls, TlsFiles, client_config};
 
     #[test]
     fn first_bytes_tell_what_kind_of_server_answers() {
@@ -478,6 +496,77 @@ mod tests {
         assert_eq!(grpc.read(&mut seen).unwrap(), 0);
         pump.end(|end| assert!(matches!(end, Some(End::Closed { answered: true })), "{end:?}"));
         assert_eq!(pump.received(), (SETTINGS.len() + sent.len()) as u64);
+    }
+
+    /// A server's side and a client's side of a session, after the handshake.
+    fn secured() -> (rustls::StreamOwned<rustls::ServerConnection, TcpStream>, ClientConnection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let config = Authority::new("one").issue(&["127.0.0.1"]).config();
+        let mut server = rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::new(config)).unwrap(), server);
+        let shaking = std::thread::spawn(move || {
+            server.conn.complete_io(&mut server.sock).unwrap();
+            server
+        });
+        let config = client_config(Tls::DangerSkipVerify, &TlsFiles::default(), &[b"h2"], Names::TLS).unwrap().unwrap();
+        let mut client = ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
+        client.complete_io(&mut tcp).unwrap();
+        (shaking.join().unwrap(), client, tcp)
+    }
+
+    /// A server that sends more than all the buffers between hold, while nobody reads, and then breaks the connection after its
+    /// `last_words`, which a write finds out.
+    fn broken_while_full(last_words: impl FnOnce(&mut rustls::ServerConnection)) -> End {
+        let (mut server, client, tcp) = secured();
+        let (ours, mut grpc) = UnixStream::pair().unwrap();
+        let pump = Pump::start(tcp, Some(client), ours, Instant::now() + Duration::from_secs(10)).unwrap();
+        server.write_all(&SETTINGS).unwrap();
+        assert!(pump.wait_for_answer(&Cancel::new()).unwrap());
+        // The pump holds 64 KB of each kind and the socket to grpc core some 200 KB: most of this stays in the connection.
+        let block = [7; 16 * 1024];
+        for _ in 0..60 {
+            server.write_all(&block).unwrap();
+        }
+        last_words(&mut server.conn);
+        while server.conn.wants_write() {
+            server.conn.write_tls(&mut server.sock).unwrap();
+        }
+        let mut received = 0;
+        while received != pump.received() {
+            received = pump.received();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!((150_000..900_000).contains(&received), "{received}");
+        socket2::SockRef::from(&server.sock).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        grpc.write_all(b"who reads this?").unwrap();
+        let mut state = pump.progress.lock();
+        while state.end.is_none() {
+            state = pump.progress.changed.wait(state).unwrap();
+        }
+        let end = state.end.take().unwrap();
+        drop(state);
+        drop(grpc);
+        end
+    }
+
+    #[test]
+    fn a_connection_that_breaks_with_records_to_be_decrypted_is_broken_and_not_undecipherable() {
+        let end = broken_while_full(|_| {});
+        assert!(matches!(end, End::Broken(_)), "{end:?}");
+    }
+
+    #[test]
+    fn the_alert_behind_what_nobody_has_read_yet_is_why_a_connection_broke() {
+        let end = broken_while_full(|server| {
+            // A record that the client has not made: the server answers with an alert.
+            let foreign = [&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat();
+            server.read_tls(&mut &foreign[..]).unwrap();
+            server.process_new_packets().unwrap_err();
+        });
+        let End::Tls { error: rustls::Error::AlertReceived(alert), answered: true } = end else { panic!("{end:?}") };
+        assert_eq!(alert, rustls::AlertDescription::BadRecordMac);
     }
 
     #[test]

@@ -225,7 +225,10 @@ impl Link {
         self.pump.end(|end| {
             let (kind, sentence) = match end? {
                 End::Ours => return None,
-                End::Tls(error) => return Some(tls::explain(error.clone(), server, "grpc_tls", tls::Names::TLS)),
+                End::Tls { error, answered } => {
+                    let explain = if *answered || self.proven { tls::explain_broken } else { tls::explain };
+                    return Some(explain(error.clone(), server, "grpc_tls", tls::Names::TLS));
+                }
                 End::Closed { answered: true } => (ErrorKind::Connect, format!("`{server}` closed the connection")),
                 End::Closed { answered: false } if self.proven => {
                     (ErrorKind::Connect, format!("`{server}` closed the connection without an answer"))
@@ -497,7 +500,8 @@ fn shake_hands(
         if let Err(error) = connection.process_new_packets() {
             // The alert that tells the server why; if it cannot be sent, it is not missed.
             let _ = connection.write_tls(tcp);
-            return Err(tls::explain(error, &server, "grpc_tls", tls::Names::TLS));
+            let explain = if endpoint.proven { tls::explain_broken } else { tls::explain };
+            return Err(explain(error, &server, "grpc_tls", tls::Names::TLS));
         }
     }
     match connection.alpn_protocol() {

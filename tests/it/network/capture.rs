@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mysql::Conn;
 use planetscale_ingest::{ErrorKind, IngestOptions};
 
-use super::{Network, cut, once_after, reset};
+use super::{Network, cut, flip, once_after, reset};
 use crate::capture::fixture::{Destination, Kind, Random, binary_logs_stay, change, create, insert};
 use crate::scripted::stage::Stage;
 use crate::support::proxy::{Fault, Way};
@@ -116,6 +116,33 @@ fn copy_and_stream_survive_a_break_at_any_place_over_tls() {
 #[test]
 fn copy_and_stream_of_two_shards_survive_a_break_at_any_place() {
     survives_at_every_place(vitess_secure(), "customer", "net_shards");
+}
+
+/// A bit that arrives as another is found by TLS, ends the connection, and nothing of it is stored.
+#[test]
+fn copy_and_stream_over_tls_survive_a_bit_that_flips() {
+    let _logs = binary_logs_stay();
+    let mut case = Case::new(vitess_secure(), "commerce", "net_flip");
+    let network = Network::to(case.server);
+    let source = network.through(&case.uri());
+    let copied = Destination::new(Kind::Sqlite);
+    copied.capture_all(&source, &case.options);
+    let copy = network.grpc().server_bytes();
+    case.change(1..CHANGES);
+    let sent = network.grpc().server_bytes();
+    case.copy_of(&copied).capture_all(&source, &case.options);
+    let stream = network.grpc().server_bytes() - sent;
+    for (length, streams) in [(copy, false), (stream, true)] {
+        for point in 0..8 {
+            let destination = if streams { case.copy_of(&copied) } else { Destination::new(Kind::Sqlite) };
+            let (sent, faults) = (network.grpc().server_bytes(), network.grpc().faults());
+            let after = case.greeting() + (length - case.greeting() - 200) * point / 8;
+            network.grpc().set(once_after(sent, after, flip));
+            destination.capture_all(&source, &case.options);
+            assert_eq!(network.grpc().faults(), faults + 1, "{after} of {length}");
+            case.verify(&destination);
+        }
+    }
 }
 
 /// Every connection breaks after so many bytes, for ever: as long as each brings something new, the run goes on.

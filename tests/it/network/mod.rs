@@ -60,3 +60,7 @@ pub fn cut(way: Way, after: u64) -> Fault {
 pub fn reset(way: Way, after: u64) -> Fault {
     Fault::Reset { way, after }
 }
+
+pub fn flip(way: Way, after: u64) -> Fault {
+    Fault::Flip { way, after }
+}

@@ -7,7 +7,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{Cancel, ErrorKind, IngestOptions, Report, Sink, Source, Strategy, TableState, ingest};
 use tempfile::TempDir;
 
-use super::{Network, cut, once_after, reset};
+use super::{Network, cut, flip, once_after, reset};
 use crate::support::proxy::{Fault, Way};
 use crate::support::servers::{Server, claim, mysql, vitess, vitess_secure};
 
@@ -96,6 +96,24 @@ fn a_copy_that_breaks_at_any_place_is_begun_anew_and_is_whole() {
                 assert!(entry.notes.iter().any(|note| note.starts_with("begun anew after ")), "{:?}", entry.notes);
             }
         }
+    }
+}
+
+/// A bit that arrives as another is found by TLS, and the copy is begun anew.
+#[test]
+fn a_copy_over_tls_with_a_bit_that_flips_is_begun_anew_and_is_whole() {
+    let mut case = Case::new(vitess_secure(), "net_f_tls");
+    let expected = case.expected();
+    let (length, opening) = case.lengths();
+    for point in 0..6 {
+        std::fs::remove_file(case.file()).unwrap();
+        let (sent, faults) = (case.network.mysql.server_bytes(), case.network.mysql.faults());
+        let after = opening + 300 + (length - opening - 500) * point / 6;
+        case.network.mysql.set(once_after(sent, after, flip));
+        let report = case.run("", IngestOptions::new()).unwrap();
+        assert_eq!(report.tables[0].state, TableState::Complete, "at {after} of {length}");
+        assert_eq!(case.network.mysql.faults(), faults + 1);
+        assert_eq!(case.stored(), expected, "at {after} of {length}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A network that fails: a proxy on this machine that passes bytes on, and cuts, resets, stalls, delays or trickles them as it is told.
+//! A network that fails: a proxy on this machine that passes bytes on, and cuts, resets, stalls, delays, trickles or garbles them as it is told.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -23,6 +23,8 @@ pub enum Fault {
     Reset { way: Way, after: u64 },
     /// After so many bytes, nothing passes any more, in neither direction, and nobody is told.
     Stall { way: Way, after: u64 },
+    /// After so many bytes, one bit of the next byte arrives as another; everything else passes.
+    Flip { way: Way, after: u64 },
     /// So many bytes pass at a time, with a pause before each.
     Trickle { bytes: usize, pause: Duration },
 }
@@ -189,15 +191,22 @@ impl Shared {
             _ => (64 * 1024, Duration::ZERO),
         };
         let mut left = match fault {
-            Fault::Cut { way: counted, after } | Fault::Reset { way: counted, after } | Fault::Stall { way: counted, after } => {
-                (counted == way).then_some(after)
-            }
-            _ => None,
+            Fault::Cut { way: counted, after }
+            | Fault::Reset { way: counted, after }
+            | Fault::Stall { way: counted, after }
+            | Fault::Flip { way: counted, after } => (counted == way).then_some(after),
+            Fault::None | Fault::Refuse | Fault::Trickle { .. } => None,
         };
+        let mut flips = false;
         let mut bytes = vec![0; step];
         loop {
             if left == Some(0) {
-                self.meet(fault, from, to, state);
+                if matches!(fault, Fault::Flip { .. }) {
+                    self.met();
+                    flips = true;
+                } else {
+                    self.meet(fault, from, to, state);
+                }
                 left = None;
             }
             let wanted = left.map_or(step, |left| step.min(usize::try_from(left).unwrap_or(step)));
@@ -208,6 +217,9 @@ impl Shared {
             if state.load(Ordering::SeqCst) != PASSING {
                 // What comes now is swallowed: to its sender the other end seems alive, and does not answer.
                 continue;
+            }
+            if std::mem::take(&mut flips) {
+                bytes[0] ^= 0x10;
             }
             std::thread::sleep(pause);
             total.fetch_add(count as u64, Ordering::SeqCst);
@@ -254,7 +266,7 @@ const RESETTING: u8 = 2;
 const CUT: u8 = 3;
 
 #[test]
-fn the_proxy_cuts_resets_and_stalls_where_it_is_told() {
+fn the_proxy_cuts_resets_stalls_and_flips_where_it_is_told() {
     // The other end sends 100 bytes, and then what it receives.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().port();
@@ -294,6 +306,11 @@ fn the_proxy_cuts_resets_and_stalls_where_it_is_told() {
     client.write_all(&[1; 10]).unwrap();
     assert_eq!(heard(&mut client), (0, Err(std::io::ErrorKind::WouldBlock)));
     assert_eq!(proxy.server_bytes(), 60);
+
+    let (proxy, mut client) = connect(Fault::Flip { way, after: 60 });
+    let mut all = [0; 100];
+    client.read_exact(&mut all).unwrap();
+    assert_eq!((all[59], all[60], all[61], proxy.faults()), (7, 7 ^ 0x10, 7, 1));
 
     let (_proxy, mut client) = connect(Fault::Cut { way: Way::FromClient, after: 5 });
     client.write_all(&[1; 10]).unwrap();
