@@ -142,6 +142,14 @@ impl ChangedByName {
         }
     }
 
+    /// A column of these in which values have become NULL.
+    pub(crate) fn nulled<'a>(&self, columns: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+        let is_nulled = |column: &str, change: ValueChange| self.0.contains_key(&(column.to_owned(), change));
+        columns.into_iter().find(|column| {
+            [ValueChange::ZeroDateToNull, ValueChange::DateOutOfRangeToNull].into_iter().any(|change| is_nulled(column, change))
+        })
+    }
+
     /// Leaves out other columns.
     pub(crate) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
         self.0.retain(|(column, _), _| is_kept(column));

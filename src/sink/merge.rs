@@ -448,7 +448,7 @@ impl FileMerge<'_> {
             let batch = changes.to_stored(&shape, part)?;
             if fits(destination, target, &shape) {
                 let name = target.building.as_ref().unwrap_or(&target.name);
-                append_counted(destination, name, &batch, &mut target.changing)?;
+                append_keyed(destination, name, &batch, &shape, &mut target.changing)?;
             } else {
                 append_converted(destination, target, &batch)?;
             }
@@ -466,7 +466,7 @@ impl FileMerge<'_> {
         make_temporary(destination, &part, &shape)?;
         let batch = changes.to_stored(&shape, &[Put { image: row, last: row }])?;
         let mut changed = ChangedByName::default();
-        append_counted(destination, &part, &batch, &mut changed)?;
+        append_keyed(destination, &part, &batch, &shape, &mut changed)?;
         let absent = changes.absent(row);
         let is_key = |index: &usize| shape.primary_key().contains(index);
         let present: Vec<&str> = (0..shape.columns().len())
@@ -680,11 +680,34 @@ fn fits(destination: &dyn Destination, target: &Target, shape: &Table) -> bool {
     target.coming.is_empty() && shape.columns().iter().all(same)
 }
 
+/// Appends rows, and refuses those whose key the destination cannot hold: they would not be found again, and the next change would double them.
+fn append_keyed(
+    destination: &mut dyn Destination,
+    name: &TableName,
+    batch: &Batch,
+    table: &Table,
+    changing: &mut ChangedByName,
+) -> Result<()> {
+    let mut changed = ChangedByName::default();
+    append_counted(destination, name, batch, &mut changed)?;
+    let key = table.primary_key().iter().map(|&index| table.columns()[index].name());
+    if let Some(column) = changed.nulled(key) {
+        let message = format!(
+            "key column `{column}` of table `{}` has dates that are stored as NULL, by which their rows would not be found again: set \
+             zero_dates=text, or name other columns that identify a row (--primary-key)",
+            table.name()
+        );
+        return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()).with_column(column));
+    }
+    changing.take_all(&mut changed);
+    Ok(())
+}
+
 /// Deletes the stored rows that have one of the keys, or marks them as deleted, as the batch of keys says.
 fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, deletes: Deletes, has_marks: bool) -> Result<()> {
     let key_table = TableName::new("_ingest_keys");
     make_temporary(destination, &key_table, keys.table())?;
-    destination.append(&key_table, keys)?;
+    append_keyed(destination, &key_table, keys, &target.stored, &mut ChangedByName::default())?;
     let key: Vec<String> = target.stored.primary_key().iter().map(|&index| quoted(target.stored.columns()[index].name())).collect();
     let (into, from) = (qualified(target.current()), qualified(&key_table));
     let is_mark = quoted(DELETED_COLUMN);
@@ -724,7 +747,7 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
 fn append_converted(destination: &mut dyn Destination, target: &mut Target, batch: &Batch) -> Result<()> {
     let rows = TableName::new("_ingest_rows");
     make_temporary(destination, &rows, batch.table())?;
-    append_counted(destination, &rows, batch, &mut target.changing)?;
+    append_keyed(destination, &rows, batch, batch.table(), &mut target.changing)?;
     let mut names: Vec<String> = batch.table().columns().iter().map(|column| quoted(column.name())).collect();
     let mut values = names.clone();
     for (column, default) in target.coming.iter().flatten() {

@@ -33,13 +33,64 @@ pub(crate) enum Alteration {
         to: String,
         place: Place,
     },
-    /// The type or the place of a column.
+    /// The definition or the place of a column.
     Modify {
         column: String,
         place: Place,
+        definition: Definition,
+    },
+    /// The default of a column is another one, or none.
+    Default(String),
+    /// All text is in another character set.
+    Convert,
+    /// Rows come or go that nothing else tells of: with a partition or a tablespace; the table that a partition was exchanged with.
+    Rows {
+        with: Option<String>,
     },
     /// The primary key becomes these columns; none if it is dropped.
     Key(Vec<String>),
+}
+
+/// How a statement defines a column: its type, and what stands behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Definition(Vec<Token>);
+
+impl Definition {
+    #[cfg(test)]
+    pub(crate) fn of(text: &str) -> Self {
+        Self(tokens(text))
+    }
+
+    /// Whether its type begins with one of these words.
+    pub(crate) fn is_any(&self, types: &[&str]) -> bool {
+        Words { tokens: &self.0 }.is_any(types)
+    }
+
+    /// Whether it gives a column that is new anything but NULL in the rows that are there.
+    pub(crate) fn has_value(&self) -> bool {
+        Words { tokens: &self.0 }.has_value()
+    }
+
+    /// Whether the column is computed from others.
+    pub(crate) fn is_generated(&self) -> bool {
+        self.0.windows(2).any(|pair| matches!(pair, [one, Token::Symbol('(')] if one.is_word("as")))
+    }
+
+    /// Whether it names a character set or a collation.
+    pub(crate) fn names_charset(&self) -> bool {
+        const WORDS: [&str; 8] = ["character", "charset", "collate", "ascii", "unicode", "binary", "national", "nvarchar"];
+        self.0.iter().any(|token| WORDS.iter().any(|word| token.is_word(word)))
+    }
+
+    /// Whether it declares this type (`information_schema.columns.column_type`).
+    pub(crate) fn declares(&self, column_type: &str) -> bool {
+        let of_type = tokens(column_type);
+        let same = |(one, other): (&Token, &Token)| match (one, other) {
+            (Token::Word(one), other) => other.is_word(one),
+            (one, other) => one == other,
+        };
+        self.0.len() >= of_type.len() && of_type.iter().zip(&self.0).all(same)
+    }
 }
 
 /// Where a column is put.
@@ -52,9 +103,18 @@ pub(crate) enum Place {
 }
 
 impl Alteration {
+    /// Whether a partition of the table that is altered takes the place of all rows of this one.
+    pub(crate) fn exchanges_with(&self, table: &str) -> bool {
+        matches!(self, Self::Rows { with: Some(with) } if with == table)
+    }
+
     /// Whether it changes the columns or their order.
     pub(crate) fn is_of_columns(&self) -> bool {
-        !matches!(self, Self::Key(_) | Self::Modify { place: Place::Unchanged, .. })
+        match self {
+            Self::Add { .. } | Self::Drop(_) | Self::Rename { .. } => true,
+            Self::Modify { place, .. } => *place != Place::Unchanged,
+            Self::Default(_) | Self::Convert | Self::Rows { .. } | Self::Key(_) => false,
+        }
     }
 }
 
@@ -73,8 +133,8 @@ impl Ddl {
             return words.table().map_or(Self::Other, Self::Create);
         }
         if words.take("drop") {
-            words.take("temporary");
-            if !(words.take("table") || words.take("tables")) {
+            // Of a temporary table nothing is captured, whatever table it hid.
+            if words.take("temporary") || !(words.take("table") || words.take("tables")) {
                 return Self::Other;
             }
             if words.take("if") {
@@ -137,7 +197,7 @@ impl Ddl {
     }
 }
 
-/// The parts of an ALTER TABLE that concern columns and the primary key.
+/// The parts of an ALTER TABLE that concern columns, rows and the primary key.
 fn alterations(tokens: &[Token]) -> Vec<Alteration> {
     let mut depth = 0_usize;
     let parts = tokens.split(|token| {
@@ -168,7 +228,7 @@ fn alteration(tokens: &[Token], found: &mut Vec<Alteration>) {
         if !words.take("column") && words.is_any(&["index", "key", "unique", "fulltext", "spatial", "foreign", "check", "partition"]) {
             return;
         }
-        if words.take("constraint") && !words.is_any(&["primary"]) {
+        if words.take("constraint") && !words.is_any(&["primary", "unique", "foreign", "check"]) {
             words.name();
         }
         if words.take("primary") {
@@ -197,26 +257,41 @@ fn alteration(tokens: &[Token], found: &mut Vec<Alteration>) {
     } else if words.take("drop") {
         if words.take("primary") {
             found.push(Alteration::Key(Vec::new()));
-        } else if words.take("column") || !words.is_any(&["index", "key", "foreign", "check", "constraint", "partition"]) {
+        } else if words.take("partition") {
+            found.push(Alteration::Rows { with: None });
+        } else if words.take("column") || !words.is_any(&["index", "key", "foreign", "check", "constraint"]) {
             found.extend(words.name().map(Alteration::Drop));
         }
     } else if words.take("modify") {
         words.take("column");
         if let Some(column) = words.name() {
             found.extend(words.inline_key(&column));
-            found.push(Alteration::Modify { column, place: words.place() });
+            found.push(words.modification(column));
         }
     } else if words.take("change") {
         words.take("column");
         if let (Some(from), Some(to)) = (words.name(), words.name()) {
             found.extend(words.inline_key(&to));
-            let place = words.place();
             found.push(if from.eq_ignore_ascii_case(&to) {
-                Alteration::Modify { column: to, place }
+                words.modification(to)
             } else {
-                Alteration::Rename { from, to, place }
+                Alteration::Rename { from, to, place: words.place() }
             });
         }
+    } else if words.take("alter") {
+        // Indexes, checks and constraints have no default.
+        words.take("column");
+        let column = words.name();
+        if (words.take("set") || words.take("drop")) && words.take("default") {
+            found.extend(column.map(Alteration::Default));
+        }
+    } else if words.take("convert") {
+        found.push(Alteration::Convert);
+    } else if words.take("truncate") || words.take("discard") || words.take("import") {
+        found.push(Alteration::Rows { with: None });
+    } else if words.take("exchange") {
+        let after = words.tokens.iter().position(|token| token.is_word("table")).map_or(&[][..], |at| &words.tokens[at + 1..]);
+        found.push(Alteration::Rows { with: Words { tokens: after }.table() });
     } else if words.take("rename") && words.take("column") {
         let from = words.name();
         words.take("to");
@@ -227,7 +302,7 @@ fn alteration(tokens: &[Token], found: &mut Vec<Alteration>) {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+pub(crate) enum Token {
     Word(String),
     Quoted(String),
     Symbol(char),
@@ -310,6 +385,11 @@ impl Words<'_> {
         let default = |pair: &[Token]| matches!(pair, [one, two] if one.is_word("default") && !two.is_word("null"));
         self.tokens.windows(2).any(|pair| not_null(pair) || default(pair))
             || self.tokens.iter().any(|token| ["as", "auto_increment", "primary", "serial"].iter().any(|word| token.is_word(word)))
+    }
+
+    /// What follows `MODIFY` and the column.
+    fn modification(&self, column: String) -> Alteration {
+        Alteration::Modify { column, place: self.place(), definition: Definition(self.tokens.to_vec()) }
     }
 
     /// The place that ends a column's definition.
@@ -413,7 +493,12 @@ mod tests {
         let name = |name: &str| name.to_owned();
         let add = |column: &str, place| Alteration::Add { column: name(column), place, has_value: false };
         let add_filled = |column: &str, place| Alteration::Add { column: name(column), place, has_value: true };
-        let modify = |column: &str, place| Alteration::Modify { column: name(column), place };
+        let modify = |column: &str, place, definition: &str| Alteration::Modify {
+            column: name(column),
+            place,
+            definition: Definition::of(definition),
+        };
+        let rows = |with: Option<&str>| Alteration::Rows { with: with.map(str::to_owned) };
         let rename = |from: &str, to: &str, place| Alteration::Rename { from: name(from), to: name(to), place };
         let after = |column: &str| Place::After(name(column));
         let cases = [
@@ -433,18 +518,37 @@ mod tests {
                 "add index i (a), add unique key (b), add constraint c check (a > 1), add constraint f foreign key (a) references o (a)",
                 vec![],
             ),
+            ("add constraint check (a > 1), add constraint unique (b), add constraint foreign key (a) references o (a)", vec![]),
             (
                 "drop a, drop column `b`, drop index i, drop foreign key f, drop check c",
                 vec![Alteration::Drop(name("a")), Alteration::Drop(name("b"))],
             ),
-            ("modify column b varchar(20) after id, modify c bigint", vec![modify("b", after("id")), modify("c", Place::Unchanged)]),
-            ("change a aa varchar(20), change column B b int first", vec![rename("a", "aa", Place::Unchanged), modify("b", Place::First)]),
+            (
+                "modify column b varchar(20) after id, modify c bigint",
+                vec![modify("b", after("id"), "varchar(20) after id"), modify("c", Place::Unchanged, "bigint")],
+            ),
+            (
+                "change a aa varchar(20), change column B b int first",
+                vec![rename("a", "aa", Place::Unchanged), modify("b", Place::First, "int first")],
+            ),
             ("drop primary key", vec![Alteration::Key(vec![])]),
             ("drop primary key, add primary key (id, `k`(10) desc)", vec![Alteration::Key(vec![name("id"), name("k")])]),
             ("add constraint c primary key using btree (id)", vec![Alteration::Key(vec![name("id")])]),
             ("add n bigint auto_increment primary key first", vec![Alteration::Key(vec![name("n")]), add_filled("n", Place::First)]),
             ("engine=InnoDB, algorithm=copy", vec![]),
-            ("alter column a set default 5", vec![]),
+            ("alter column a set default 5, alter `b` drop default", vec![Alteration::Default(name("a")), Alteration::Default(name("b"))]),
+            ("alter index i invisible, alter check c not enforced, alter column a set invisible", vec![]),
+            ("convert to character set latin1, engine=InnoDB", vec![Alteration::Convert]),
+            ("drop partition p1, p2", vec![rows(None)]),
+            ("truncate partition all", vec![rows(None)]),
+            ("exchange partition `table` with table ks.`o` without validation", vec![rows(Some("o"))]),
+            ("discard partition p tablespace", vec![rows(None)]),
+            ("import tablespace", vec![rows(None)]),
+            (
+                "add partition (partition p3 values less than (30)), reorganize partition p1 into (partition p2 values less than (3))",
+                vec![],
+            ),
+            ("remove partitioning", vec![]),
         ];
         for (text, expected) in cases {
             assert_eq!(Ddl::parse(&format!("alter table t {text}")), Ddl::Alter(name("t"), expected), "{text}");
@@ -456,11 +560,27 @@ mod tests {
     }
 
     #[test]
+    fn a_definition_tells_type_generation_and_character_set() {
+        let definition = Definition::of("ENUM('a', 'it''s') CHARACTER SET latin1 NOT NULL");
+        assert!(definition.is_any(&["set", "enum"]) && !definition.is_any(&["char"]));
+        assert!(definition.names_charset() && !definition.is_generated());
+        assert!(definition.declares("enum('a','it''s')"));
+        assert!(
+            !definition.declares("enum('a')") && !definition.declares("enum('A','it''s')") && !definition.declares("enum('a','it''s','b')")
+        );
+        assert!(Definition::of("varchar(20) collate utf8mb4_bin").names_charset());
+        assert!(!Definition::of("varchar(20) comment 'charset'").names_charset());
+        assert!(Definition::of("int generated always as (a * 2) stored").is_generated());
+        assert!(Definition::of("int as (a)").is_generated() && !Definition::of("int comment 'as (a)'").is_generated());
+    }
+
+    #[test]
     fn other_statements_are_left_to_the_next_field_event() {
         for statement in [
             "",
             "create table if not exists truncate_me (id int)",
             "create temporary table t (id int)",
+            "drop temporary table if exists t",
             "create index i on t (a)",
             "drop index i on t",
             "drop view v",

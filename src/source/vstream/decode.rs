@@ -4,6 +4,7 @@
 //! depends on the declared type alone. Nothing is turned into NULL: a value that does not parse is an error.
 
 use crate::batch::ColumnData;
+use crate::change::bookkeeping_columns;
 use crate::policy::MalformedText;
 use crate::schema::{Column, ColumnType, Table};
 use crate::source::charset::Charset;
@@ -56,6 +57,10 @@ pub(crate) fn compare(event: &FieldEvent, table: &Table, declared: Option<&Table
         let known_type = known.map(|index| table.columns()[index].column_type());
         let column_type = declared_type(field, known_type).map_err(|error| error.with_table(table.name()).with_column(&field.name))?;
         match known {
+            None if bookkeeping_columns().iter().any(|own| own.name().eq_ignore_ascii_case(&field.name)) => {
+                let message = format!("table `{}` has a new column `{}`, which change capture needs for its own", table.name(), field.name);
+                return Err(Error::new(ErrorKind::SchemaChange, message).with_table(table.name()).with_column(&field.name));
+            }
             None => {
                 let collation = declared_collation(declared, &field.name).map(str::to_owned);
                 // Older servers leave it out, or say it in another form.
@@ -524,6 +529,19 @@ mod tests {
         assert_eq!(decoded("varchar(20)", 46, "ü".as_bytes(), true, true).unwrap(), "ü");
         assert_eq!(decoded("varchar(20)", 54, b"\x00\xfc", true, true).unwrap(), "ü");
         assert!(decoded("varchar(20)", 255, b"\xfc", true, true).is_err());
+    }
+
+    #[test]
+    fn a_new_column_with_a_name_of_our_own_is_refused() {
+        let event = FieldEvent {
+            table: "t".into(),
+            fields: vec![field("varchar(20)", 255), FieldColumn { name: "_CDC_lsn".into(), ..field("varchar(20)", 255) }],
+            ..FieldEvent::default()
+        };
+        let table = Table::new("t", vec![Column::new("c", ColumnType::Text { length: Some(20) }, true)]);
+        let error = compare(&event, &table, None, MalformedText::Error).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SchemaChange);
+        assert!(error.to_string().contains("table `t` has a new column `_CDC_lsn`"), "{error}");
     }
 
     #[test]

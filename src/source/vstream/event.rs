@@ -13,6 +13,8 @@ pub(crate) struct Event<'a> {
     pub(crate) kind: EventKind<'a>,
     /// Seconds since 1970 at which the server logged it; 0 for rows of the copy phase.
     pub(crate) timestamp: i64,
+    /// Seconds since 1970 at which the tablet sent it; 0 if it does not say.
+    pub(crate) sent: i64,
     pub(crate) keyspace: &'a str,
     pub(crate) shard: &'a str,
     /// The tablet says that it holds the stream back.
@@ -145,7 +147,7 @@ fn text(bytes: &[u8]) -> Result<&str> {
 
 fn read_event(message: &[u8]) -> Result<Event<'_>> {
     let mut event_type = 0;
-    let mut event = Event { kind: EventKind::Nothing, timestamp: 0, keyspace: "", shard: "", throttled: false };
+    let mut event = Event { kind: EventKind::Nothing, timestamp: 0, sent: 0, keyspace: "", shard: "", throttled: false };
     let (mut row, mut field_event, mut vgtid) = (None, None, None);
     let mut statement = "";
     let mut reader = Reader::new(message);
@@ -157,6 +159,8 @@ fn read_event(message: &[u8]) -> Result<Event<'_>> {
             (5, Field::Bytes(bytes)) => row = Some(bytes),
             (6, Field::Bytes(bytes)) => field_event = Some(bytes),
             (7, Field::Bytes(bytes)) => vgtid = Some(bytes),
+            // In nanoseconds.
+            (20, Field::Varint(value)) => event.sent = i64::try_from(value / 1_000_000_000).unwrap_or(0),
             (22, Field::Bytes(bytes)) => event.keyspace = text(bytes)?,
             (23, Field::Bytes(bytes)) => event.shard = text(bytes)?,
             (24, Field::Varint(value)) => event.throttled = value != 0,

@@ -25,7 +25,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use self::table::{Effect, Following, MISLABELLED, Mark, TableState};
+use self::table::{Effect, Following, MISLABELLED, Mark, ROWS_MOVED, TableState};
 use crate::change::{Change, Checkpoint, Sequence, write_lsn};
 use crate::gtid::GtidSet;
 use crate::keyrange::is_reshard;
@@ -181,6 +181,7 @@ impl Machine {
                 shapes: HashMap::new(),
                 grown: Vec::new(),
                 lagging: BTreeSet::new(),
+                added: BTreeMap::new(),
                 omitted: BTreeSet::new(),
             })
             .collect();
@@ -403,6 +404,7 @@ impl Machine {
     fn on_field(&mut self, event: &Event<'_>, field: &FieldEvent) -> Result<()> {
         let Some(index) = self.find(event, &field.table, field.is_internal_table)? else { return Ok(()) };
         let shard = if field.shard.is_empty() { event.shard } else { &field.shard };
+        self.tables[index].shapes.entry(shard.to_owned()).or_default().declare(field, event.sent);
         // Changes that the table has already got are not looked at.
         if !decode::has_lost_track(field) && !self.tables[index].ahead.contains_key(shard) {
             let shape = self.tables[index].shapes.entry(shard.to_owned()).or_default();
@@ -497,7 +499,7 @@ impl Machine {
             let waiting = &self.tables[index];
             if waiting.ahead.contains_key(event.shard) {
                 let message = format!(
-                    "a transaction of more than {} bytes changes `{}`, which may hold it already: raise the transaction limit",
+                    "a transaction of more than {} bytes changes `{}`, which may hold it already: capture the table by itself, or rebuild it with full_refresh",
                     self.plan.transaction_bytes.saturating_mul(4),
                     waiting.table.name()
                 );
@@ -665,7 +667,7 @@ impl Machine {
             let all_reached = stop.is_some() && self.plan.shards.iter().all(|shard| reached.contains(shard));
             self.finished |= all_reached || nobody_left || recopy;
         } else {
-            self.finished |= recopy;
+            self.finished |= recopy || nobody_left;
         }
     }
 
@@ -758,10 +760,13 @@ impl Machine {
             let name = state.table.name().to_owned();
             let effect = match &ddl {
                 Ddl::Alter(table, alterations) if *table == name && !already_there => {
-                    match self.tables[index].altered(event.shard, alterations) {
+                    match self.tables[index].altered(event.shard, alterations, event.timestamp) {
                         Some(effect) => effect,
                         None => continue,
                     }
+                }
+                Ddl::Alter(_, alterations) if alterations.iter().any(|alteration| alteration.exchanges_with(&name)) => {
+                    Effect::Recopy(ROWS_MOVED)
                 }
                 Ddl::Truncate(table) if *table == name => Effect::Truncate,
                 // DROP DATABASE does not show: it comes as an OTHER.
@@ -780,8 +785,8 @@ impl Machine {
             }
         }
         // The position before the statement is where an ended table stays.
-        let before = concerned.iter().map(|&(index, _)| self.tables[index].position(&self.position)).collect::<Vec<_>>();
-        let ordinal_before = self.ordinal;
+        let checkpoints = if concerned.is_empty() { Vec::new() } else { self.checkpoints() };
+        let before = concerned.iter().filter_map(|&(index, _)| checkpoints.get(index).cloned()).collect::<Vec<_>>();
         self.commit(event)?;
         let at = self.time_of(event)?;
         for ((index, effect), before) in concerned.into_iter().zip(before) {
@@ -803,14 +808,12 @@ impl Machine {
                         "`{name}` was {how} at the source by `{shown}`: what was captured before is kept, and full_refresh takes what is there now"
                     );
                     let error = Error::new(ErrorKind::SchemaChange, message).with_table(&name).with_shard(event.shard);
-                    let error = match before.get(&self.plan.keyspace, event.shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
-                        Some(gtid) => error.with_position(gtid),
-                        None => error,
-                    };
-                    if self.is_copy() {
-                        return Err(error);
-                    }
-                    self.tables[index].end(error, before, ordinal_before);
+                    let error =
+                        match before.position.get(&self.plan.keyspace, event.shard).map(ShardGtid::gtid).filter(|gtid| !gtid.is_empty()) {
+                            Some(gtid) => error.with_position(gtid),
+                            None => error,
+                        };
+                    self.tables[index].end(error, before);
                 }
             }
         }
@@ -819,9 +822,9 @@ impl Machine {
     }
 
     fn end_table(&mut self, index: usize, error: Error) {
-        let position = self.tables[index].position(&self.position);
-        let ordinal = self.ordinal;
-        self.tables[index].end(error, position, ordinal);
+        if let Some(at) = self.checkpoints().into_iter().nth(index) {
+            self.tables[index].end(error, at);
+        }
         self.finish_if_reached();
     }
 

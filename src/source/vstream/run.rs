@@ -156,7 +156,8 @@ impl<'a> Changes<'a> {
         let mut endpoint = endpoint(&options, &capture)?;
         let keyspace = keyspace_of(options.database()).to_owned();
         let inquiry = Inquiry { source, endpoint: &endpoint, capture: &capture, keyspace: &keyspace, cancel: &cancel };
-        let Serving { shards: serving, unchecked } = inquiry.serving()?;
+        let Serving { shards: serving, unchecked } = inquiry.serving_beyond(&request.tables)?;
+        let cascades = if unchecked { BTreeMap::new() } else { inquiry.cascades()? };
         endpoint.proven = unchecked;
         let shards: Vec<String> = serving.iter().map(|shard| shard.shard.clone()).collect();
         let declared = request.tables.iter().map(|(table, _)| (table.name().to_owned(), table.clone())).collect();
@@ -175,6 +176,9 @@ impl<'a> Changes<'a> {
         let (mut notes, mut resumed) = (Vec::new(), Vec::new());
         for (table, resume) in request.tables {
             check_table(&table)?;
+            if let Some(constraint) = cascades.get(table.name()) {
+                notes.push((table.name().to_owned(), format!("its foreign key `{constraint}` {CASCADES}")));
+            }
             let Some(StoredPosition { checkpoint, of_rows, columns }) = resume else {
                 agenda.add(Arc::new(table), None);
                 continue;
@@ -210,7 +214,7 @@ impl<'a> Changes<'a> {
             running: None,
             declared,
             shapes: BTreeMap::new(),
-            unchecked: !notes.is_empty(),
+            unchecked: unchecked && !resumed.is_empty(),
             notes,
             retry: Retry::new(options.retry_timeout()),
             unknown_errors: 0,
@@ -608,6 +612,10 @@ fn default_bytes(column: &Column, text: &str) -> Option<String> {
 
 /// Why an interrupted copy cannot go on.
 const NO_FIELDS: &str = "the server sent its last primary keys without their fields, so the interrupted copy could not go on";
+
+/// What is said of a foreign key with CASCADE or SET NULL.
+const CASCADES: &str =
+    "changes or deletes rows when others do, which this server does not log (MySQL before 9.6): those changes do not arrive";
 
 /// What is said of a position of which the server does not tell whether it can be resumed from.
 const UNCHECKED: &str = "the server refused to tell its history, so whether the binary logs still hold what follows the stored position could \

@@ -104,7 +104,7 @@ pub(crate) fn columns(
     Ok(tables)
 }
 
-fn name_of(tablet_type: TabletType) -> &'static str {
+pub(crate) fn name_of(tablet_type: TabletType) -> &'static str {
     match tablet_type {
         TabletType::Primary => "primary",
         TabletType::Replica => "replica",
@@ -112,12 +112,39 @@ fn name_of(tablet_type: TabletType) -> &'static str {
     }
 }
 
+/// Tables of which InnoDB itself changes or deletes rows for a foreign key, with the name of one such key. It logs nothing of it. MySQL 9.6 and newer do it
+/// above the engine, and log it, unless `innodb_native_foreign_keys` is on; older ones do not know that variable (reference manual, "FOREIGN KEY
+/// Constraints").
+pub(crate) fn cascades(connection: &mut Connection, keyspace: &str) -> Result<BTreeMap<String, String>> {
+    target(connection, keyspace)?;
+    let sql = "SELECT table_name, constraint_name, delete_rule, update_rule FROM information_schema.referential_constraints \
+               WHERE constraint_schema = database()";
+    let mut tables = BTreeMap::new();
+    for row in connection.query(sql, &[])? {
+        let [Some(table), Some(constraint), on_delete, on_update] = row.as_slice() else { continue };
+        let acts = |rule: &Option<String>| rule.as_deref().is_some_and(|rule| matches!(rule, "CASCADE" | "SET NULL" | "SET DEFAULT"));
+        if acts(on_delete) || acts(on_update) {
+            tables.insert(table.clone(), constraint.clone());
+        }
+    }
+    if tables.is_empty() {
+        return Ok(tables);
+    }
+    let variable = connection.query("SHOW VARIABLES LIKE 'innodb_native_foreign_keys'", &[])?;
+    let is_logged = variable.first().and_then(|row| row.get(1)).is_some_and(|value| value.as_deref() == Some("OFF"));
+    if is_logged {
+        tables.clear();
+    }
+    Ok(tables)
+}
+
 /// The constant that rows written before a column was added hold in it.
 ///
-/// `Ok(None)` is NULL. An error of kind `Unsupported` says that it is not a constant.
+/// `Ok(None)` is NULL. An error of kind `Unsupported` says that it is not a constant, or not one that is known here. Of a column that is NOT NULL and has no
+/// default they hold what MySQL calls the implicit default (reference manual, "Data Type Default Values").
 pub(crate) fn default_of(connection: &mut Connection, keyspace: &str, table: &str, column: &str) -> Result<Option<String>> {
     target(connection, keyspace)?;
-    let sql = "SELECT column_default, extra FROM information_schema.columns \
+    let sql = "SELECT column_default, extra, is_nullable, data_type FROM information_schema.columns \
                WHERE table_schema = database() AND table_name = ? AND column_name = ?";
     let Some(row) = connection.query(sql, &[table, column])?.into_iter().next() else {
         // Dropped again already: what its rows held is of no use to anybody.
@@ -126,9 +153,18 @@ pub(crate) fn default_of(connection: &mut Connection, keyspace: &str, table: &st
     let mut cells = row.into_iter();
     let default = cells.next().flatten();
     let extra = cells.next().flatten().unwrap_or_default().to_ascii_uppercase();
-    if extra.split(' ').any(|word| word == "DEFAULT_GENERATED" || word == "GENERATED") {
+    let is_nullable = cells.next().flatten().is_none_or(|nullable| !nullable.eq_ignore_ascii_case("NO"));
+    let data_type = cells.next().flatten().unwrap_or_default().to_ascii_lowercase();
+    let implicit = match data_type.as_str() {
+        _ if default.is_some() || is_nullable => None,
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => Some("0"),
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => Some(""),
+        _ => None,
+    };
+    let is_unknown = default.is_none() && !is_nullable && implicit.is_none();
+    if is_unknown || extra.split(' ').any(|word| matches!(word, "DEFAULT_GENERATED" | "GENERATED" | "AUTO_INCREMENT")) {
         let message = format!("the values of column `{table}.{column}` in older rows are computed by the server");
         return Err(Error::new(ErrorKind::Unsupported, message).with_table(table).with_column(column));
     }
-    Ok(default)
+    Ok(default.or_else(|| implicit.map(str::to_owned)))
 }

@@ -16,11 +16,13 @@ use super::shape::Shape;
 use super::transport::{Channel, Endpoint, Received};
 use crate::cancel::{Cancel, TICK};
 use crate::gtid::GtidSet;
-use crate::options::CaptureOptions;
-use crate::position::{ServerShard, Vgtid};
+use crate::options::{CaptureOptions, TabletType};
+use crate::position::{ServerShard, Vgtid, judge};
 use crate::retry::Retry;
+use crate::schema::Table;
+
 use crate::source::Source;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, PositionFault, Result, StoredPosition};
 
 /// The serving shards that are to be read.
 pub(super) struct Serving {
@@ -61,6 +63,25 @@ impl Inquiry<'_> {
         Ok(Serving { shards: self.peek(&shards)?, unchecked: true })
     }
 
+    /// The same, once it serves what the tables hold. A replica may be behind another one, or behind the primary, that an earlier run has read; the wait
+    /// for it ends with `retry_timeout`, and the position is judged by what there is then.
+    pub(super) fn serving_beyond(&self, tables: &[(Table, Option<StoredPosition>)]) -> Result<Serving> {
+        let mut retry = Retry::new(self.source.options().retry_timeout());
+        loop {
+            let began = Instant::now();
+            let serving = self.serving()?;
+            let is_beyond = |position: &Vgtid| {
+                let fault = judge(position, self.keyspace, &serving.shards).err().and_then(|error| error.position_fault());
+                matches!(fault, Some(PositionFault::Ahead | PositionFault::Foreign))
+            };
+            let behind = tables.iter().any(|(_, stored)| stored.as_ref().is_some_and(|stored| is_beyond(&stored.checkpoint.position)));
+            if self.capture.tablet_type() == TabletType::Primary || !behind || !retry.pause(began, self.cancel)? {
+                return Ok(serving);
+            }
+            log::info!("a {} is behind the stored position", server::name_of(self.capture.tablet_type()));
+        }
+    }
+
     /// What these shards have executed by now.
     pub(super) fn executed(&self, shards: &[String]) -> Result<Vec<ServerShard>> {
         match self.histories(shards) {
@@ -87,6 +108,15 @@ impl Inquiry<'_> {
             }
         }
         Ok(shapes)
+    }
+
+    /// Tables whose rows foreign keys change or delete where the binary log does not hold it, with the name of one such key. A server that does not tell is
+    /// believed to have none.
+    pub(super) fn cascades(&self) -> Result<BTreeMap<String, String>> {
+        match self.source.with_connection(self.cancel, |connection| server::cascades(connection, self.keyspace)) {
+            Err(refusal) if is_refusal(&refusal) => Ok(BTreeMap::new()),
+            result => result,
+        }
     }
 
     /// What the server says of its throttler, if it says anything.

@@ -2,9 +2,9 @@
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use planetscale_ingest::{Cancel, ErrorKind, IngestOptions, TableState};
+use planetscale_ingest::{Cancel, ErrorKind, IngestOptions, TableState, ZeroDates};
 
-use super::fixture::{BOTH, Destination, Kind, binary_logs_stay};
+use super::fixture::{BOTH, Destination, Kind, binary_logs_stay, create_with};
 use crate::support::proxy::{Fault, Proxy, Way};
 use crate::support::servers::{Server, vitess};
 
@@ -813,5 +813,47 @@ fn rows_are_found_after_their_key_was_declared_anew() {
             conn.query_drop(format!("drop table {}", table.name)).unwrap();
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+/// DuckDB has no place for such a date, and by a NULL no row is found again.
+#[test]
+fn a_date_in_a_key_that_would_become_null_is_refused_before_anything_is_stored() {
+    let _logs = binary_logs_stay();
+    let server = vitess();
+    let mut conn = create_with(server, "commerce", "zero_key", "id bigint not null, until date not null, v int, primary key (id, until)");
+    conn.query_drop("set sql_mode = ''").unwrap();
+    let options = IngestOptions::new().with_tables(["zero_key"]);
+    let uri = server.cdc_uri("commerce");
+    let refused = |destination: &Destination| {
+        let error = destination.capture(&uri, &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("key column `until` of table `zero_key`") && said.contains("zero_dates=text"), "{said}");
+    };
+    // In the copy, and in the stream.
+    conn.query_drop("insert into zero_key values (1, '2024-02-29', 1)").unwrap();
+    let streamed = Destination::new(Kind::DuckDb);
+    streamed.capture_all(&uri, &options);
+    conn.query_drop("insert into zero_key values (2, '0000-00-00', 1), (2, '2016-07-00', 2), (3, '2024-03-01', 3)").unwrap();
+    refused(&streamed);
+    assert_eq!(streamed.cell("select count(*) from zero_key").as_deref(), Some("1"));
+    conn.query_drop("delete from zero_key where id = 2").unwrap();
+    refused(&streamed);
+    conn.query_drop("insert into zero_key values (2, '0000-00-00', 1), (2, '2016-07-00', 2)").unwrap();
+    refused(&Destination::new(Kind::DuckDb));
+    // As text they are keys like others.
+    let [text, sqlite] = [Kind::DuckDb, Kind::Sqlite].map(Destination::new);
+    for change in ["set @nothing = 1", "update zero_key set v = v + 10", "delete from zero_key where id = 2 and v = 11"] {
+        conn.query_drop(change).unwrap();
+        for destination in [&text, &sqlite] {
+            destination.capture_all(&uri, &options.clone().with_zero_dates(ZeroDates::Text));
+            let found = destination.query("select id, until, v from zero_key where not _cdc_deleted order by id, until");
+            let expected: Vec<(i64, String, i64)> =
+                conn.query("select id, cast(until as char), v from zero_key order by id, until").unwrap();
+            let expected: Vec<Vec<Option<String>>> =
+                expected.into_iter().map(|(id, until, v)| vec![Some(id.to_string()), Some(until), Some(v.to_string())]).collect();
+            assert_eq!(found, expected, "{:?} {change}", destination.kind);
+        }
     }
 }

@@ -12,3 +12,4 @@ mod planetscale;
 mod server;
 pub mod stage;
 mod standstill;
+mod tables;

@@ -88,7 +88,7 @@ impl Machine {
     pub(super) fn checkpoints(&self) -> Vec<Checkpoint> {
         let checkpoint = |state: &TableState| {
             let (phase, position, ordinal) = match &state.state {
-                Following::Ended { position, ordinal } => (CopyPhase::Copied, position.clone(), *ordinal),
+                Following::Ended { phase, position, ordinal } => (phase.clone(), position.clone(), *ordinal),
                 Following::Recopy { from } => {
                     (CopyPhase::Copying { done: Vec::new(), sweep: Some(*from) }, self.nothing_copied(), self.ordinal)
                 }

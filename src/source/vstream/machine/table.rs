@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Plan, Scratch, Transaction};
-use crate::change::{Change, Op, TableChanges};
+use crate::change::{Change, Checkpoint, CopyPhase, Op, TableChanges};
 use crate::gtid::GtidSet;
 use crate::position::{ShardGtid, Vgtid};
 use crate::schema::{ColumnType, Table};
@@ -30,6 +30,8 @@ pub(super) struct TableState {
     pub(super) grown: Vec<usize>,
     /// Shards from which rows came without one of these columns, after another shard had shown it.
     pub(super) lagging: BTreeSet<String>,
+    /// Columns that statements have added, in lower case, and whether rows that were there got a value in them.
+    pub(super) added: BTreeMap<String, bool>,
     /// Columns that new rows came without.
     pub(super) omitted: BTreeSet<usize>,
 }
@@ -48,6 +50,7 @@ pub(super) enum Following {
     },
     /// The table has ended; it stays where it was.
     Ended {
+        phase: CopyPhase,
         position: Vgtid,
         ordinal: u64,
     },
@@ -57,7 +60,16 @@ pub(super) enum Following {
 pub(super) const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
 
 /// Why a table is copied anew in which values may look otherwise now.
-pub(super) const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
+const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
+
+/// Why a table is copied anew of whose older changes the tablet knows the values no more.
+const MISREAD: &str = "members or a character set of its columns were declared anew, and the server reads older changes by the new ones";
+
+/// Why a table is copied anew that has a new column.
+const OTHER_DEFAULT: &str = "the default of a new column was changed, which does not tell any more what older rows hold in it";
+
+/// Why a table is copied anew that lost or got rows without a change of each.
+pub(super) const ROWS_MOVED: &str = "a statement took rows out of it or put them in by partitions or tablespaces, which tells nobody which";
 
 pub(super) enum Effect {
     Truncate,
@@ -96,8 +108,25 @@ impl TableState {
     }
 
     /// What an ALTER TABLE of columns or key means for the table.
-    pub(super) fn altered(&mut self, shard: &str, alterations: &[Alteration]) -> Option<Effect> {
-        let trusted = self.shapes.entry(shard.to_owned()).or_default().on_alter(alterations);
+    /// `at` is when it was run, in seconds since 1970.
+    pub(super) fn altered(&mut self, shard: &str, alterations: &[Alteration], at: i64) -> Option<Effect> {
+        let shape = self.shapes.entry(shard.to_owned()).or_default();
+        let misread = alterations.iter().any(|alteration| shape.is_misread(alteration, at));
+        // Of what it was before only a FIELD event tells.
+        let was_char = |column: &str| shape.was(column, "char", at);
+        let becomes_char = alterations.iter().any(|alteration| match alteration {
+            Alteration::Modify { column, definition, .. } => {
+                definition.is_any(&["char", "character", "nchar", "national"]) && !was_char(column)
+            }
+            _ => false,
+        });
+        let trusted = shape.on_alter(alterations);
+        let other_default = alterations.iter().any(|alteration| self.changes_default(alteration));
+        for alteration in alterations {
+            if let Alteration::Add { column, has_value, .. } = alteration {
+                self.added.insert(column.to_lowercase(), *has_value);
+            }
+        }
         let is_key = |names: &[String]| {
             let key: Vec<String> =
                 self.table.primary_key().iter().map(|&index| self.table.columns()[index].name().to_lowercase()).collect();
@@ -110,25 +139,38 @@ impl TableState {
         if alterations.iter().any(|alteration| matches!(alteration, Alteration::Rename { .. })) {
             return Some(Effect::Recopy("one of its columns has a new name"));
         }
+        if alterations.iter().any(|alteration| matches!(alteration, Alteration::Rows { .. })) {
+            return Some(Effect::Recopy(ROWS_MOVED));
+        }
         if !trusted {
             return Some(Effect::Recopy(MISLABELLED));
+        }
+        if misread {
+            return Some(Effect::Recopy(MISREAD));
+        }
+        if other_default {
+            return Some(Effect::Recopy(OTHER_DEFAULT));
         }
         // Rows that do not change get other digits or bytes by the statement, which nobody sends; and in a key they would not be found any more. What the
         // column was before is not known where the run began after the statement.
         let is_rewritten = |alteration: &Alteration| match alteration {
-            Alteration::Modify { column, .. } => self.table.column(column).is_some_and(|column| {
-                matches!(
-                    column.column_type(),
-                    ColumnType::Decimal { .. }
-                        | ColumnType::DateTime { .. }
-                        | ColumnType::Timestamp { .. }
-                        | ColumnType::Time { .. }
-                        | ColumnType::Binary { fixed: Some(_) }
-                )
+            Alteration::Modify { column, definition, .. } => self.table.column(column).is_some_and(|column| {
+                definition.is_generated()
+                    || definition.is_any(&["binary", "float", "double", "real", "json"])
+                    || matches!(
+                        column.column_type(),
+                        ColumnType::Decimal { .. }
+                            | ColumnType::DateTime { .. }
+                            | ColumnType::Timestamp { .. }
+                            | ColumnType::Time { .. }
+                            | ColumnType::Float
+                            | ColumnType::Double
+                            | ColumnType::Binary { fixed: Some(_) }
+                    )
             }),
             _ => false,
         };
-        if alterations.iter().any(is_rewritten) {
+        if becomes_char || alterations.iter().any(is_rewritten) {
             return Some(Effect::Recopy(DECLARED_ANEW));
         }
         // The value of older rows went to all of them when the first shard showed the column; those that came later from this shard lack it.
@@ -140,6 +182,21 @@ impl TableState {
             _ => false,
         };
         alterations.iter().any(is_stale).then_some(Effect::Recopy("it was given a column that it had before, or has on another shard"))
+    }
+
+    /// Whether it changes the default of a column that is new: what older rows hold in that is asked for by its default.
+    fn changes_default(&self, alteration: &Alteration) -> bool {
+        let (column, has_value) = match alteration {
+            Alteration::Default(column) => (column, true),
+            Alteration::Modify { column, definition, .. } => (column, definition.has_value()),
+            _ => return false,
+        };
+        let had_value = self.added.get(&column.to_lowercase()).copied();
+        let has_grown = self.table.column_index(column).is_some_and(|index| self.grown.contains(&index));
+        match had_value {
+            Some(had_value) => has_value || had_value,
+            None => has_grown,
+        }
     }
 
     pub(super) fn rows(&mut self) -> Option<&mut TableChanges> {
@@ -272,11 +329,13 @@ impl TableState {
         taken
     }
 
-    pub(super) fn end(&mut self, error: Error, position: Vgtid, ordinal: u64) {
+    /// Where it stays is `at`.
+    pub(super) fn end(&mut self, error: Error, at: Checkpoint) {
         self.discard();
         let table = Arc::clone(&self.table);
         self.push_committed(Change::Ended { table, error: Arc::new(error) });
-        self.state = Following::Ended { position, ordinal };
+        let Checkpoint { phase, position, ordinal, .. } = at;
+        self.state = Following::Ended { phase, position, ordinal };
     }
 
     /// How far the table is when the stream is at `stream`: on shards where it is ahead, its own position.
