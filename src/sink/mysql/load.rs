@@ -130,6 +130,7 @@ impl<'a> MySqlLoad<'a> {
             delete: (is_merge && moves).then(|| format!("DELETE FROM {into} WHERE {tuple} IN (")),
             is_upsert: is_merge,
             transaction,
+            undoes_on_timeout: store.undoes_on_timeout,
             table: name.to_string(),
             names: stored.names(),
         };

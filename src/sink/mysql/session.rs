@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mysql::LocalInfileHandler;
 use mysql::prelude::Queryable;
 
-use super::encode::push_printed;
+use super::encode::{literal, push_printed};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::retry::Retry;
@@ -188,6 +188,12 @@ impl Session {
                 result => return result.map_err(as_sink),
             }
         }
+    }
+
+    /// Whether a setting of the server, which not every one has, is on.
+    pub(super) fn has_setting(&mut self, name: &str) -> Result<bool> {
+        let said = self.query(&format!("SHOW GLOBAL VARIABLES LIKE {}", literal(name)))?;
+        Ok(said.first().and_then(|row| row.get(1)).is_some_and(|value| matches!(value.as_deref(), Some("ON" | "1"))))
     }
 
     pub(super) fn try_query(&mut self, sql: &str, attempted: &str) -> Result<Vec<Vec<Option<Vec<u8>>>>, Failure> {
