@@ -8,6 +8,7 @@ use super::encode::{Bounds, literal};
 use super::pool::{Finished, Pool, Writing};
 use super::session::Fault;
 use super::table::{DestTable, look_up, qualified};
+use super::target::other_key;
 use super::types::{self, Purpose};
 use super::{Made, MySql, beside, infile};
 use crate::batch::Batch;
@@ -96,6 +97,14 @@ impl<'a> MySqlLoad<'a> {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
+        let other = other_key(stored, table, &key_names);
+        if let Some(other) = other.filter(|_| plan.strategy == Strategy::Merge) {
+            let message = format!(
+                "`{name}` in the destination has another unique key, `{other}`: a row that has it in common with a row of another key would take \
+                 the place of that one; make it an index that is not unique, or choose another strategy than `merge`"
+            );
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
         let into = qualified(staging.as_ref().unwrap_or(name));
         let names: Vec<String> = columns.iter().map(|&(index, _)| quoted(table.columns()[index].name())).collect();
         let upsert = upsert_suffix(table, &columns, stored);
@@ -114,7 +123,7 @@ impl<'a> MySqlLoad<'a> {
         let delete = (is_deleting && transaction.is_none()).then(|| Delete { condition: where_clause.clone(), key: key_columns(stored) });
         let is_merge = plan.strategy == Strategy::Merge;
         // What is in the table comes from this load alone, or is the same row: it may be written twice.
-        let may_repeat = is_merge || (has_key && (staging.is_some() || is_deleting));
+        let may_repeat = is_merge || (has_key && other.is_none() && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
         // A row with another value of a vindex lies in another shard, where no key tells of it.

@@ -159,12 +159,13 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// A unique key beside that of the source by which two rows could meet.
-fn other_key<'a>(found: &'a DestTable, stored: &Table, key: &[String]) -> Option<&'a str> {
+pub(super) fn other_key<'a>(found: &'a DestTable, stored: &Table, key: &[String]) -> Option<&'a str> {
     let has = |columns: &[String], name: &str| columns.iter().any(|column| same(column, name));
     let other = found.unique.iter().find(|unique| {
         let is_wider = key.iter().all(|name| has(&unique.columns, name));
-        // One that counts by itself, or has a default of its own, is not written.
-        let is_written = unique.columns.iter().all(|name| stored.column_index(name).is_some());
+        // One that counts by itself, or has a default of its own, is not written. What the server computes follows from what is.
+        let is_computed = |name: &str| found.column(name).is_some_and(|column| column.is_generated);
+        let is_written = unique.columns.iter().all(|name| stored.column_index(name).is_some() || is_computed(name));
         !is_wider && is_written
     });
     other.map(|unique| unique.name.as_str())

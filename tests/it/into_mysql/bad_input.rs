@@ -57,6 +57,46 @@ fn tables_that_cannot_take_the_rows_are_refused_before_anything_is_written() {
     }
 }
 
+/// A row whose name is that of another row would take its place.
+#[test]
+fn rows_are_merged_by_no_key_beside_which_another_one_tells_rows_apart() {
+    for place in [PLAIN, UNSHARDED] {
+        let table = format!("into_other_key_{}", place.database);
+        let mut conn = source(&table, 0..10);
+        for (more, expected) in [
+            ("unique key by_name (name)", Some("has another unique key, `by_name`")),
+            ("unique key by_lower ((lower(name)))", Some("has another unique key, `by_lower`")),
+            (
+                "folded varchar(200) generated always as (lower(name)) stored, unique key by_folded (folded)",
+                Some("has another unique key, `by_folded`"),
+            ),
+            ("unique key by_both (name, id)", None),
+            ("own bigint not null auto_increment unique key", None),
+        ] {
+            let mut there = place.make(&table, &format!("{COLUMNS}, {more}"));
+            run(&mut there, &format!("insert into {table} (id, name) values (77, 'name 1 0')"));
+            match expected {
+                Some(expected) => {
+                    let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+                    assert!(error.contains(expected), "{}: {error}", place.name);
+                    assert_eq!(content(&mut there, &table).len(), 1);
+                }
+                None => {
+                    load_all(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+                    run(&mut there, &format!("delete from {table} where id = 77"));
+                    assert_same(&content(&mut conn, &table), &content(&mut there, &table), more);
+                }
+            }
+        }
+        // A key of a column and an expression is none of the column.
+        let columns = COLUMNS.replace(" primary key", "");
+        place.make(&table, &format!("{columns}, unique key by_part (id, (lower(name)))"));
+        let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+        assert!(error.contains("no primary or unique key of the columns `id`"), "{}: {error}", place.name);
+        place.drop_table(&table);
+    }
+}
+
 #[test]
 fn values_that_do_not_fit_are_named_by_their_column_and_not_shown() {
     for place in ALL {
