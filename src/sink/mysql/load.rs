@@ -105,6 +105,17 @@ impl<'a> MySqlLoad<'a> {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
+        let mut key_of_source = table.primary_key().iter().map(|&index| &table.columns()[index]);
+        let confused = key_of_source.find_map(|column| stored.column(column.name()).filter(|found| types::confuses(found, column)));
+        if let Some(confused) = confused.filter(|_| plan.strategy == Strategy::Merge) {
+            let message = format!(
+                "column `{name}.{}` is {} in the destination, to which keys may be the same that are two at the source: give it the collation \
+                 utf8mb4_0900_bin, or choose another strategy than `merge`",
+                confused.name,
+                confused.full_type()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message).with_column(&confused.name));
+        }
         let into = qualified(staging.as_ref().unwrap_or(name));
         let names: Vec<String> = columns.iter().map(|&(index, _)| quoted(table.columns()[index].name())).collect();
         let upsert = upsert_suffix(table, &columns, stored);
@@ -123,7 +134,7 @@ impl<'a> MySqlLoad<'a> {
         let delete = (is_deleting && transaction.is_none()).then(|| Delete { condition: where_clause.clone(), key: key_columns(stored) });
         let is_merge = plan.strategy == Strategy::Merge;
         // What is in the table comes from this load alone, or is the same row: it may be written twice.
-        let may_repeat = is_merge || (has_key && other.is_none() && (staging.is_some() || is_deleting));
+        let may_repeat = is_merge || (has_key && other.is_none() && confused.is_none() && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
         // A row with another value of a vindex lies in another shard, where no key tells of it.

@@ -4,7 +4,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{ErrorKind, IngestOptions, Sink, Source, Strategy, TableName};
 
 use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, load_all, refused, run, source, source_uri};
-use crate::support::files::connected;
+use crate::support::files::{Files, connected, printed};
 use crate::support::servers::{Own, mysql};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
@@ -95,6 +95,50 @@ fn rows_are_merged_by_no_key_beside_which_another_one_tells_rows_apart() {
         assert!(error.contains("no primary or unique key of the columns `id`"), "{}: {error}", place.name);
         place.drop_table(&table);
     }
+}
+
+/// Other sources than MySQL tell keys apart by their bytes, to which most collations are not as strict.
+#[test]
+fn rows_are_merged_by_no_text_that_the_destination_takes_for_that_of_another_row() {
+    let (files, table) = (Files::new(), "into_loose_key");
+    let statements = [
+        format!("create table {table} (k varchar(20) primary key, note varchar(20))"),
+        format!("insert into {table} values ('a', 'one'), ('A', 'two'), ('a ', 'three'), ('\u{e4}', 'four')"),
+    ];
+    let at_source = statements.join("; ");
+    rusqlite::Connection::open(files.sqlite()).unwrap().execute_batch(&at_source).unwrap();
+    duckdb::Connection::open(files.duckdb()).unwrap().execute_batch(&at_source).unwrap();
+    let mut sources = files.uris();
+    #[cfg(feature = "postgres")]
+    {
+        use crate::support::postgres::postgres;
+        postgres().exec(&format!("drop table if exists {table}"));
+        statements.iter().for_each(|sql| drop(postgres().exec(sql)));
+        sources.push(postgres().uri("sslmode=disable"));
+    }
+    let stored = |conn: &mut mysql::Conn| printed(conn, &format!("select hex(k), note from {table} order by 1"));
+    let expected = [("41", "two"), ("61", "one"), ("6120", "three"), ("C3A4", "four")];
+    let expected: super::Rows = expected.map(|(key, note)| vec![Some(key.to_owned()), Some(note.to_owned())]).to_vec();
+    for source in &sources {
+        for collation in ["utf8mb4_0900_ai_ci", "utf8mb4_0900_as_cs", "utf8mb4_bin"] {
+            let mut there = PLAIN.make(table, &format!("k varchar(20) collate {collation} not null primary key, note varchar(20)"));
+            run(&mut there, &format!("insert into {table} values ('A', 'as it was')"));
+            let error = refused(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+            let told = format!("column `{table}.k` is varchar(20) COLLATE {collation} in the destination, to which keys may be the same");
+            assert!(error.contains(&told), "{source}: {error}");
+            assert_eq!(stored(&mut there), [[Some("41".to_owned()), Some("as it was".to_owned())]]);
+        }
+        PLAIN.make(table, "k varchar(20) collate utf8mb4_0900_bin not null primary key, note varchar(20)");
+        load_all(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+        assert_same(&expected, &stored(&mut PLAIN.conn()), source);
+        // One that a run has made.
+        PLAIN.drop_table(table);
+        for _ in 0..2 {
+            load_all(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+            assert_same(&expected, &stored(&mut PLAIN.conn()), source);
+        }
+    }
+    PLAIN.drop_table(table);
 }
 
 #[test]

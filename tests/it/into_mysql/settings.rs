@@ -61,7 +61,8 @@ fn a_wait_that_undoes_the_whole_transaction_leaves_the_table_as_it_was() {
             run(&mut other, "begin");
             run(&mut other, &format!("select * from {table} where id = 2500 for update"));
             let error = refused(&source_uri(), &there, &options(table, strategy));
-            let expected = format!("another transaction holds the rows locked: error 1205 (HY000); nothing of the transaction is kept, and `{table}`");
+            let expected =
+                format!("another transaction holds the rows locked: error 1205 (HY000); nothing of the transaction is kept, and `{table}`");
             assert!(error.contains(&expected), "{local_infile} {strategy:?}: {error}");
             run(&mut other, "rollback");
             assert_same(&before, &content(&mut own, table), &format!("{local_infile} {strategy:?}"));
