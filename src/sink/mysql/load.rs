@@ -17,7 +17,7 @@ use crate::policy::{ChangedByName, ChangedValues, ValueChange, ZeroDates};
 use crate::schema::{Column, Table, TableName};
 use crate::server::{condition, quoted};
 use crate::sink::Written;
-use crate::sink::store::{LoadPlan, Loading};
+use crate::sink::store::{Left, LoadPlan, Loading};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows that are deleted at a time where there is no transaction for all.
@@ -486,6 +486,15 @@ impl Loading for MySqlLoad<'_> {
         result.map_err(|error| self.with_progress(error))?;
         self.is_committed = true;
         Ok(self.written)
+    }
+
+    fn abandon(mut self: Box<Self>) -> Left {
+        let is_visible = self.staging.is_none() && self.writing.transaction.is_none();
+        let stored = self.pool.as_mut().map_or(0, Pool::stop);
+        match is_visible {
+            true => Left { stored, deleted: self.written.deleted },
+            false => Left::default(),
+        }
     }
 
     fn changed_values(&self) -> Vec<ChangedValues> {

@@ -146,6 +146,13 @@ impl Pool {
         self.shared.stored.load(Ordering::SeqCst)
     }
 
+    /// Writes nothing more, and returns how many rows are stored once what is under way has ended.
+    pub(super) fn stop(&mut self) -> u64 {
+        self.shared.is_failed.store(true, Ordering::SeqCst);
+        self.join();
+        self.stored()
+    }
+
     fn join(&mut self) {
         self.chunks = None;
         for worker in self.workers.drain(..) {
@@ -160,8 +167,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         if !self.workers.is_empty() {
             // What waits is not written any more.
-            self.shared.is_failed.store(true, Ordering::SeqCst);
-            self.join();
+            self.stop();
         }
     }
 }
