@@ -266,7 +266,10 @@ pub(super) fn matching(name: &TableName, table: &Table, stored: &DestTable, zero
             continue;
         }
         match types::holds(found, column, is_key) {
-            Ok(bounds) => columns.push((index, Bounds { no_zero_dates: zero_dates == ZeroDates::Error, ..bounds })),
+            Ok(bounds) => {
+                let is_never_null = !found.is_nullable;
+                columns.push((index, Bounds { no_zero_dates: zero_dates == ZeroDates::Error, is_never_null, ..bounds }));
+            }
             Err(why) => {
                 let at_source = column.declared().map_or_else(|| column.column_type().to_string(), str::to_owned);
                 let why = if why.is_empty() { "which does not hold every value of it".to_owned() } else { why };

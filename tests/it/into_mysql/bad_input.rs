@@ -163,6 +163,39 @@ fn values_that_do_not_fit_are_named_by_their_column_and_not_shown() {
     }
 }
 
+/// A server stores the time of day for some of them, and a number of its own for others.
+#[test]
+fn null_is_refused_where_the_column_is_never_null() {
+    let table = "into_null";
+    let mut conn = source(table, 0..10);
+    run(&mut conn, &format!("alter table {table} modify happened timestamp(6) null, add own bigint null"));
+    run(&mut conn, &format!("update {table} set own = id"));
+    let columns = COLUMNS.replace("datetime(6)", "timestamp(6)");
+    for (column, never_null) in [
+        ("happened", columns.replace("timestamp(6)", "timestamp(6) not null default current_timestamp(6)") + ", own bigint"),
+        ("own", format!("{columns}, own bigint not null auto_increment unique key")),
+        ("name", columns.replace("varchar(200)", "varchar(200) not null") + ", own bigint"),
+    ] {
+        run(&mut conn, &format!("update {table} set {column} = null where id = 7"));
+        for strategy in [Strategy::Append, Strategy::TruncateInsert, Strategy::Merge] {
+            let mut there = PLAIN.make(table, &never_null);
+            // A key of its own would be in the way of a merge.
+            if strategy == Strategy::Merge && column == "own" {
+                continue;
+            }
+            let error = refused(&source_uri(), &PLAIN.uri(), &options(table, strategy));
+            let expected = format!("column `{column}`: NULL, but the column is NOT NULL in the destination");
+            assert!(error.contains(&expected), "{strategy:?}: {error}");
+            assert!(content(&mut there, table).is_empty());
+        }
+        run(&mut conn, &format!("update {table} set {column} = if('{column}' = 'own', id, '2024-02-29 12:00:00') where id = 7"));
+        let mut there = PLAIN.make(table, &never_null);
+        load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Append));
+        assert_same(&content(&mut conn, table), &content(&mut there, table), column);
+    }
+    PLAIN.drop_table(table);
+}
+
 #[test]
 fn a_key_that_is_there_already_is_an_error_without_its_value() {
     for place in ALL {
