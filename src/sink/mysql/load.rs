@@ -151,6 +151,7 @@ impl<'a> MySqlLoad<'a> {
             is_upsert: is_merge,
             transaction,
             undoes_on_timeout: store.undoes_on_timeout,
+            is_sharded: store.is_sharded,
             table: name.to_string(),
             names: stored.names(),
         };
@@ -408,7 +409,7 @@ impl MySql {
                 Ok(_) => break,
                 Err(failure) => failure,
             };
-            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked) {
+            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked) {
                 return Err(failure.error);
             }
             self.session.recover(&mut retry, began, failure)?;

@@ -38,6 +38,8 @@ pub(super) struct Writing {
     pub(super) transaction: Option<Vec<String>>,
     /// Whether a wait for a lock that took too long undoes the whole transaction, as a deadlock does.
     pub(super) undoes_on_timeout: bool,
+    /// Whether a statement can be carried out in one place and fail in another.
+    pub(super) is_sharded: bool,
     pub(super) table: String,
     /// Names that errors may repeat after the server.
     pub(super) names: Vec<String>,
@@ -234,7 +236,9 @@ impl Shared {
                     self.deleted.fetch_add(deleted, Ordering::SeqCst);
                     return Ok(());
                 }
-                Err(failure) if matches!(failure.fault, Fault::Busy | Fault::Locked) => drop(pause(&mut retry, began, failure)?),
+                Err(failure) if matches!(failure.fault, Fault::Busy | Fault::Full | Fault::Locked) => {
+                    drop(pause(&mut retry, began, failure)?)
+                }
                 Err(failure) => return Err(failure.error),
             }
             session.execute("ROLLBACK", "rows cannot be undone")?;
@@ -459,7 +463,7 @@ impl Shared {
                 Fault::TooMuch if part.len() > 1 => return Ok(false),
                 Fault::TooMuch | Fault::Duplicate | Fault::NoDdl | Fault::Other => return Err(failure.error),
                 Fault::Busy | Fault::Locked if part.len() > 1 && same >= SAME_AGAIN => return Ok(false),
-                Fault::Busy | Fault::Locked | Fault::Unknown | Fault::Lost => {}
+                Fault::Busy | Fault::Full | Fault::Locked | Fault::Unknown | Fault::Lost => {}
             }
             same += 1;
             let failure = session.recover(&mut retry, began, failure)?;
@@ -475,6 +479,8 @@ impl Shared {
                 Some(found) if found == part.len() as u64 && failure.fault == Fault::Lost => return Ok(true),
                 Some(0) => {}
                 _ if failure.fault != Fault::Lost && !session.is_vitess() => {}
+                // It was not begun at all in the one shard that there is.
+                _ if failure.fault == Fault::Full && !self.writing.is_sharded => {}
                 _ => {
                     let stored = self.stored.load(Ordering::SeqCst);
                     let message = format!(
