@@ -19,6 +19,8 @@ pub(super) struct DestColumn {
     pub(super) is_generated: bool,
     /// It gets a value by itself.
     pub(super) has_default: bool,
+    /// Any update of the row gives it the time of day, unless that says what it is to be.
+    pub(super) follows_updates: bool,
     pub(super) comment: String,
 }
 
@@ -33,6 +35,7 @@ impl DestColumn {
             is_nullable: true,
             is_generated: false,
             has_default: true,
+            follows_updates: false,
             comment: String::new(),
         }
     }
@@ -169,6 +172,7 @@ fn column_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, DestColumn)>
         // DEFAULT_GENERATED marks an expression as default, not a generated column.
         is_generated: says("GENERATED"),
         has_default: is_nullable || default.is_some() || says("AUTO_INCREMENT") || says("DEFAULT_GENERATED"),
+        follows_updates: extra.contains("ON UPDATE"),
         comment: comment.unwrap_or_default(),
         ..DestColumn::new(name?, declared?, collation)
     };
