@@ -102,8 +102,10 @@ pub(super) fn declared(column: &Column, is_key: bool, is_wide: bool) -> String {
     let is_text = matches!(column.column_type(), ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. });
     match column.collation().filter(|_| is_text) {
         Some(collation) => format!("{name} COLLATE {collation}"),
-        // Keys of other sources are told apart by their bytes.
-        None if is_text && is_key => format!("{name} COLLATE utf8mb4_0900_bin"),
+        // Keys of other sources are told apart by their bytes, and so are members: no two may be the same.
+        None if is_text && (is_key || !matches!(column.column_type(), ColumnType::Text { .. })) => {
+            format!("{name} COLLATE utf8mb4_0900_bin")
+        }
         None if is_text => format!("{name} CHARACTER SET utf8mb4"),
         None => name,
     }
@@ -322,7 +324,7 @@ mod tests {
         assert_eq!(of(&text, true), "varchar(255) COLLATE utf8mb4_0900_bin");
         assert_eq!(of(&ColumnType::Binary { fixed: None }, true), "varbinary(255)");
         assert_eq!(of(&ColumnType::Timestamp { fraction: 6 }, false), "datetime(6)");
-        assert_eq!(of(&ColumnType::Enum { members: vec!["it's".into()] }, false), r"enum('it\'s') CHARACTER SET utf8mb4");
+        assert_eq!(of(&ColumnType::Enum { members: vec!["it's".into()] }, false), r"enum('it\'s') COLLATE utf8mb4_0900_bin");
     }
 
     #[test]
