@@ -450,7 +450,9 @@ impl MySql {
                 // Rows that are gone already are not found again.
                 fault if fault.may_pass() => {
                     self.session.recover(&mut retry, began, failure)?;
-                    rows = (rows / 2).max(1);
+                    if fault != Fault::Full {
+                        rows = (rows / 2).max(1);
+                    }
                 }
                 _ => return Err(failure.error),
             }
