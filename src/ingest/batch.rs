@@ -7,7 +7,7 @@ use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
 use crate::interval::{Bound, Interval};
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
-use crate::sink::{Highest, LoadPlan, Sink};
+use crate::sink::{Highest, Left, LoadPlan, Sink};
 use crate::source::rows::Rows;
 use crate::source::{Reading, Source};
 use crate::{Error, ErrorKind, Result};
@@ -90,8 +90,31 @@ fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableN
     Ok(LoadPlan { strategy, interval })
 }
 
-/// How often a table is begun anew at most after the connection broke within it. Nothing of it is visible before it is complete.
+/// How often a table is begun anew at most after the connection broke within it. Where rows become visible before it is complete, `append` does not begin
+/// anew: they would be there twice.
 const RESTARTS: usize = 2;
+
+/// A copy that broke off.
+struct Broken {
+    error: Error,
+    /// What it has changed already.
+    left: Left,
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self { error, left: Left::default() }
+    }
+}
+
+/// What a copy that broke off leaves, as its error says.
+fn leaving(left: Left, target: &TableName) -> String {
+    let deleted = if left.deleted > 0 { format!(", and {} that were there are deleted", left.deleted) } else { String::new() };
+    match left.is_nothing() {
+        true => format!("`{target}` is as it was"),
+        false => format!("`{target}` is not as it was: {} rows of the source are stored{deleted}", left.stored),
+    }
+}
 
 /// Copies one table, keeping the account as it goes.
 fn copy_table(
@@ -107,16 +130,36 @@ fn copy_table(
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let plan = plan(sink, options, table, target)?;
     reading.interval.clone_from(&plan.interval);
+    // Of the attempts so far.
+    let mut left = Left::default();
+    let broken = |error: Error, left: Left| match left.is_nothing() {
+        true => error,
+        false => {
+            let message = format!("the copy of table `{}` broke off; {}", table.name(), leaving(left, target));
+            Error::new(error.kind(), message).with_cause(error)
+        }
+    };
     loop {
-        options.cancel().check()?;
-        let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel())?;
+        options.cancel().check().map_err(|error| broken(error, left))?;
+        let rows = source.rows_unless(Arc::clone(table), &reading, options.cancel()).map_err(|error| broken(error, left))?;
         let error = match copy_rows(rows, sink, options, &plan, target, entry, &progress) {
-            // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
-            Err(error) if error.kind() == ErrorKind::Connect => error,
-            result => return result,
+            Ok(()) => return Ok(()),
+            Err(Broken { error, left: now }) => {
+                if !now.is_nothing() {
+                    left = now;
+                }
+                error
+            }
         };
+        // No destination fails with this kind. A server that is silent for the whole read time limit is not given another such time.
+        if error.kind() == ErrorKind::Cancelled && !left.is_nothing() {
+            entry.notes.push(leaving(left, target));
+        }
+        if error.kind() != ErrorKind::Connect || (plan.strategy == Strategy::Append && left.stored > 0) {
+            return Err(broken(error, left));
+        }
         if entry.notes.len() >= RESTARTS {
-            let message = format!("table `{}` broke off in each of {} attempts; `{target}` is as it was", table.name(), RESTARTS + 1);
+            let message = format!("table `{}` broke off in each of {} attempts; {}", table.name(), RESTARTS + 1, leaving(left, target));
             return Err(Error::new(error.kind(), message).with_cause(error));
         }
         log::warn!("the copy of table `{}` is begun anew: {error:#}", table.name());
@@ -133,11 +176,14 @@ fn copy_rows(
     target: &TableName,
     entry: &mut TableReport,
     progress: &impl Fn(&TableReport),
-) -> Result<()> {
+) -> Result<(), Broken> {
     let table = Arc::clone(rows.table());
     let mut load = sink.load(target, &table, plan)?;
     while let Some(batch) = rows.next_unless(options.cancel()) {
-        let batch = batch?;
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => return Err(Broken { error, left: load.abandon() }),
+        };
         load.write(&batch)?;
         entry.rows_read += batch.len() as u64;
         entry.bytes += batch.bytes() as u64;

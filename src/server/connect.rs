@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result};
 /// No packet is larger than a gibibyte, whatever the server's own limit.
 const MAX_PACKET: usize = 1 << 30;
 
-/// A connection whose session is set up: UTC, `utf8mb4`, strict, and on Vitess the workload: `olap`, which lifts the cap on rows
+/// A connection whose session is set up: UTC, `utf8mb4`, strict, each statement a transaction, rows without a limit, and on Vitess the workload: `olap`, which lifts the cap on rows
 /// and streams results of any size, unless the options say otherwise.
 pub(crate) struct Connection {
     conn: Conn,
@@ -68,8 +68,13 @@ impl Connection {
 
     fn set_up_session(&mut self) -> Result<()> {
         // PAD_CHAR_TO_FULL_LENGTH must be off, else CHAR values come with blanks that nobody stored; the rest of the mode only concerns
-        // writes.
-        let mut needed = vec!["SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"];
+        // writes. Where a server's sessions begin without `autocommit`, rows that nobody commits are gone with the connection.
+        let mut needed = vec![
+            "SET NAMES utf8mb4",
+            "SET time_zone = '+00:00'",
+            "SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+            "SET autocommit = 1",
+        ];
         if self.server.is_vitess() {
             needed.push(self.workload);
         }
@@ -79,8 +84,14 @@ impl Connection {
                 .map_err(|cause| query_error(cause, format!("the session cannot be set up by `{statement}`")))?;
         }
         if !self.server.is_vitess() {
-            // A reader that waits for its destination must not be cut off, and a long read is no mistake. Not every server has both.
-            for statement in ["SET SESSION net_write_timeout = 3600", "SET SESSION max_execution_time = 0"] {
+            // A reader that waits for its destination must not be cut off, a long read is no mistake, no answer is to end before its last row, which
+            // nobody would notice, and COMMIT begins no other transaction. Not every server has all of them.
+            for statement in [
+                "SET SESSION net_write_timeout = 3600",
+                "SET SESSION max_execution_time = 0",
+                "SET SESSION sql_select_limit = 18446744073709551615",
+                "SET SESSION completion_type = 'NO_CHAIN'",
+            ] {
                 if let Err(refusal) = self.conn.query_drop(statement) {
                     log::debug!("{}", query_error(refusal, format!("the server does not take `{statement}`")));
                 }

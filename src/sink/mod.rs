@@ -52,7 +52,7 @@ use std::time::Instant;
 
 pub use self::merge::Deletes;
 pub(crate) use self::reduce::Put;
-pub(crate) use self::store::{Highest, LoadPlan};
+pub(crate) use self::store::{Highest, Left, LoadPlan};
 use self::store::{Loading, Merging, Store};
 
 use crate::batch::{Batch, Values};
@@ -529,6 +529,11 @@ impl Load<'_> {
     pub fn commit(self) -> Result<Written> {
         self.require_sound()?;
         self.loading.commit().map_err(|error| error.with_table(&self.target))
+    }
+
+    /// Ends the load without a commit, and tells what is left of it where that could not be undone.
+    pub(crate) fn abandon(self) -> Left {
+        self.loading.abandon()
     }
 
     fn require_sound(&self) -> Result<()> {

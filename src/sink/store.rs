@@ -91,10 +91,29 @@ pub(crate) trait Store: Send {
     fn stored_in(&self) -> &dyn Destination;
 }
 
+/// What a load leaves in the table where it ends without a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Rows that are stored.
+    pub(crate) stored: u64,
+    /// Rows that were there before, and are not any more.
+    pub(crate) deleted: u64,
+}
+
+impl Left {
+    pub(crate) fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// What is behind a [`Load`](super::Load), which asks for nothing more after an error. One that is dropped without a commit leaves the table as it was, as far as the destination can.
 pub(crate) trait Loading {
     fn write(&mut self, batch: &Batch) -> Result<()>;
     fn commit(self: Box<Self>) -> Result<Written>;
+    /// Ends the load without a commit. Nothing is left of it, if the destination can undo it.
+    fn abandon(self: Box<Self>) -> Left {
+        Left::default()
+    }
     fn changed_values(&self) -> Vec<ChangedValues>;
 }
 

@@ -334,7 +334,7 @@ pub(super) fn rename(session: &mut Session, from: &TableName, to: &TableName) ->
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked) {
+        if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked) {
             return Err(failure.error);
         }
         pause(&mut retry, began, failure)?;

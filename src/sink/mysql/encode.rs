@@ -19,6 +19,8 @@ pub(super) struct Bounds {
     pub(super) trims: bool,
     /// NULL is refused before the server is asked: the column belongs to the key.
     pub(super) is_key: bool,
+    /// So is it where the column is NOT NULL: a server would store a time or a number of its own in some of these.
+    pub(super) is_never_null: bool,
     /// Dates that no calendar has are refused.
     pub(super) no_zero_dates: bool,
     /// What a `FLOAT` with a number of digits ends at: the 32-bit number beside it may lie beyond.
@@ -108,6 +110,9 @@ impl Cell<'_> {
         if !self.data.is_valid(row) {
             if self.bounds.is_key {
                 return Err(self.refused("NULL in the key, which cannot be NULL in the destination"));
+            }
+            if self.bounds.is_never_null {
+                return Err(self.refused("NULL, but the column is NOT NULL in the destination"));
             }
             into.extend_from_slice(b"NULL");
             return Ok(());
@@ -316,6 +321,11 @@ mod tests {
             Ok(())
         });
         assert!(null.unwrap_err().to_string().contains("`c`"));
+        let null = written(text(), Bounds { is_never_null: true, ..Bounds::default() }, |column| {
+            column.push_null();
+            Ok(())
+        });
+        assert_eq!(null.unwrap_err().to_string(), "column `c`: NULL, but the column is NOT NULL in the destination");
         let date = written(ColumnType::Date, Bounds { no_zero_dates: true, ..Bounds::default() }, |column| {
             column.push_datetime(DateTime::default())
         });

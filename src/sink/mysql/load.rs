@@ -8,6 +8,7 @@ use super::encode::{Bounds, literal};
 use super::pool::{Finished, Pool, Writing};
 use super::session::Fault;
 use super::table::{DestTable, look_up, qualified};
+use super::target::other_key;
 use super::types::{self, Purpose};
 use super::{Made, MySql, beside, infile};
 use crate::batch::Batch;
@@ -16,7 +17,7 @@ use crate::policy::{ChangedByName, ChangedValues, ValueChange, ZeroDates};
 use crate::schema::{Column, Table, TableName};
 use crate::server::{condition, quoted};
 use crate::sink::Written;
-use crate::sink::store::{LoadPlan, Loading};
+use crate::sink::store::{Left, LoadPlan, Loading};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows that are deleted at a time where there is no transaction for all.
@@ -96,6 +97,25 @@ impl<'a> MySqlLoad<'a> {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
+        let other = other_key(stored, table, &key_names);
+        if let Some(other) = other.filter(|_| plan.strategy == Strategy::Merge) {
+            let message = format!(
+                "`{name}` in the destination has another unique key, `{other}`: a row that has it in common with a row of another key would take \
+                 the place of that one; make it an index that is not unique, or choose another strategy than `merge`"
+            );
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+        let mut key_of_source = table.primary_key().iter().map(|&index| &table.columns()[index]);
+        let confused = key_of_source.find_map(|column| stored.column(column.name()).filter(|found| types::confuses(found, column)));
+        if let Some(confused) = confused.filter(|_| plan.strategy == Strategy::Merge) {
+            let message = format!(
+                "column `{name}.{}` is {} in the destination, to which keys may be the same that are two at the source: give it the collation \
+                 utf8mb4_0900_bin, or choose another strategy than `merge`",
+                confused.name,
+                confused.full_type()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message).with_column(&confused.name));
+        }
         let into = qualified(staging.as_ref().unwrap_or(name));
         let names: Vec<String> = columns.iter().map(|&(index, _)| quoted(table.columns()[index].name())).collect();
         let upsert = upsert_suffix(table, &columns, stored);
@@ -114,7 +134,7 @@ impl<'a> MySqlLoad<'a> {
         let delete = (is_deleting && transaction.is_none()).then(|| Delete { condition: where_clause.clone(), key: key_columns(stored) });
         let is_merge = plan.strategy == Strategy::Merge;
         // What is in the table comes from this load alone, or is the same row: it may be written twice.
-        let may_repeat = is_merge || (has_key && (staging.is_some() || is_deleting));
+        let may_repeat = is_merge || (has_key && other.is_none() && confused.is_none() && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
         // A row with another value of a vindex lies in another shard, where no key tells of it.
@@ -130,6 +150,8 @@ impl<'a> MySqlLoad<'a> {
             delete: (is_merge && moves).then(|| format!("DELETE FROM {into} WHERE {tuple} IN (")),
             is_upsert: is_merge,
             transaction,
+            undoes_on_timeout: store.undoes_on_timeout,
+            is_sharded: store.is_sharded,
             table: name.to_string(),
             names: stored.names(),
         };
@@ -200,7 +222,8 @@ impl<'a> MySqlLoad<'a> {
         self.written.deleted += deleted;
         if let Some(staging) = self.staging.clone() {
             self.store.session.revive()?;
-            if repeated > 0 {
+            // vtgate may give up counting a large table, so that it is asked only if rows could be there twice.
+            if repeated > 0 || !self.store.session.is_vitess() {
                 self.store.require_rows(&staging, self.written.rows)?;
             }
             self.store.lease.check()?;
@@ -244,7 +267,10 @@ pub(super) fn matching(name: &TableName, table: &Table, stored: &DestTable, zero
             continue;
         }
         match types::holds(found, column, is_key) {
-            Ok(bounds) => columns.push((index, Bounds { no_zero_dates: zero_dates == ZeroDates::Error, ..bounds })),
+            Ok(bounds) => {
+                let is_never_null = !found.is_nullable;
+                columns.push((index, Bounds { no_zero_dates: zero_dates == ZeroDates::Error, is_never_null, ..bounds }));
+            }
             Err(why) => {
                 let at_source = column.declared().map_or_else(|| column.column_type().to_string(), str::to_owned);
                 let why = if why.is_empty() { "which does not hold every value of it".to_owned() } else { why };
@@ -355,7 +381,10 @@ impl MySql {
         match found.and_then(|found| found.parse::<u64>().ok()) {
             Some(found) if found == rows => Ok(()),
             found => {
-                let message = format!("{rows} rows were written, of which {} are stored: two may have the same key", found.unwrap_or(0));
+                let message = format!(
+                    "{rows} rows were written to `{name}`, but {} are stored there: two may have the same key, or the server has dropped some",
+                    found.unwrap_or(0)
+                );
                 Err(Error::new(ErrorKind::Sink, message))
             }
         }
@@ -380,7 +409,7 @@ impl MySql {
                 Ok(_) => break,
                 Err(failure) => failure,
             };
-            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Locked) {
+            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked) {
                 return Err(failure.error);
             }
             self.session.recover(&mut retry, began, failure)?;
@@ -421,7 +450,9 @@ impl MySql {
                 // Rows that are gone already are not found again.
                 fault if fault.may_pass() => {
                     self.session.recover(&mut retry, began, failure)?;
-                    rows = (rows / 2).max(1);
+                    if fault != Fault::Full {
+                        rows = (rows / 2).max(1);
+                    }
                 }
                 _ => return Err(failure.error),
             }
@@ -461,6 +492,15 @@ impl Loading for MySqlLoad<'_> {
         result.map_err(|error| self.with_progress(error))?;
         self.is_committed = true;
         Ok(self.written)
+    }
+
+    fn abandon(mut self: Box<Self>) -> Left {
+        let is_visible = self.staging.is_none() && self.writing.transaction.is_none();
+        let stored = self.pool.as_mut().map_or(0, Pool::stop);
+        match is_visible {
+            true => Left { stored, deleted: self.written.deleted },
+            false => Left::default(),
+        }
     }
 
     fn changed_values(&self) -> Vec<ChangedValues> {

@@ -408,7 +408,7 @@ impl MySqlMerge<'_> {
             let after = self.contents();
             self.restore(before);
             match failure.fault {
-                Fault::Lost | Fault::Busy | Fault::Locked => {}
+                Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked => {}
                 Fault::TooMuch => {
                     self.is_open = true;
                     self.undo();

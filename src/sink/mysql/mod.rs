@@ -61,6 +61,8 @@ pub(super) struct MySql {
     is_sharded: bool,
     /// Whether the server reads rows like a file. vtgate does not.
     takes_files: bool,
+    /// Whether a wait for a lock that took too long undoes the whole transaction, and not the statement only.
+    undoes_on_timeout: bool,
     lease: Lease,
     /// What was found when positions were read, for the merge that follows.
     known: BTreeMap<TableName, checkpoint::Looked>,
@@ -81,9 +83,11 @@ impl MySql {
         let most = most.and_then(|most| most.parse().ok()).unwrap_or(1 << 20);
         let is_sharded = session.is_vitess() && is_sharded(&mut session, options.server().database())?;
         let takes_files = !session.is_vitess() && session.query("SELECT @@GLOBAL.local_infile")?.concat() == [Some("1".to_owned())];
+        let undoes_on_timeout = !session.is_vitess() && session.has_setting("innodb_rollback_on_timeout")?;
         Ok(Self {
             session,
             takes_files,
+            undoes_on_timeout,
             options: options.clone(),
             zero_dates: ZeroDates::default(),
             limits: Arc::new(Limits::new(most)),

@@ -36,6 +36,10 @@ pub(super) struct Writing {
     pub(super) is_upsert: bool,
     /// All in one transaction, which begins with these statements; else each statement is one.
     pub(super) transaction: Option<Vec<String>>,
+    /// Whether a wait for a lock that took too long undoes the whole transaction, as a deadlock does.
+    pub(super) undoes_on_timeout: bool,
+    /// Whether a statement can be carried out in one place and fail in another.
+    pub(super) is_sharded: bool,
     pub(super) table: String,
     /// Names that errors may repeat after the server.
     pub(super) names: Vec<String>,
@@ -144,6 +148,13 @@ impl Pool {
         self.shared.stored.load(Ordering::SeqCst)
     }
 
+    /// Writes nothing more, and returns how many rows are stored once what is under way has ended.
+    pub(super) fn stop(&mut self) -> u64 {
+        self.shared.is_failed.store(true, Ordering::SeqCst);
+        self.join();
+        self.stored()
+    }
+
     fn join(&mut self) {
         self.chunks = None;
         for worker in self.workers.drain(..) {
@@ -158,8 +169,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         if !self.workers.is_empty() {
             // What waits is not written any more.
-            self.shared.is_failed.store(true, Ordering::SeqCst);
-            self.join();
+            self.stop();
         }
     }
 }
@@ -216,15 +226,33 @@ impl Shared {
         }
     }
 
+    /// Begins the transaction, and begins it anew if its first statements are undone with it.
     fn begin(&self, session: &mut Session, first: &[String]) -> Result<()> {
-        session.execute("BEGIN", &format!("no transaction can be begun to write to `{}`", self.writing.table))?;
-        for statement in first {
-            let deleted = self.with_patience(session, |session| {
-                session.try_execute(statement, &format!("rows of `{}` cannot be deleted", self.writing.table), &self.writing.names)
-            })?;
-            self.deleted.fetch_add(deleted, Ordering::SeqCst);
+        let mut retry = session.retry();
+        loop {
+            let began = Instant::now();
+            match self.try_begin(session, first) {
+                Ok(deleted) => {
+                    self.deleted.fetch_add(deleted, Ordering::SeqCst);
+                    return Ok(());
+                }
+                Err(failure) if matches!(failure.fault, Fault::Busy | Fault::Full | Fault::Locked) => {
+                    drop(pause(&mut retry, began, failure)?)
+                }
+                Err(failure) => return Err(failure.error),
+            }
+            session.execute("ROLLBACK", "rows cannot be undone")?;
         }
-        Ok(())
+    }
+
+    fn try_begin(&self, session: &mut Session, first: &[String]) -> Result<u64, Failure> {
+        session.try_execute("BEGIN", &format!("no transaction can be begun to write to `{}`", self.writing.table), &[])?;
+        let attempted = format!("rows of `{}` cannot be deleted", self.writing.table);
+        let mut deleted = 0;
+        for statement in first {
+            deleted += session.try_execute(statement, &attempted, &self.writing.names)?;
+        }
+        Ok(deleted)
     }
 
     fn commit(&self, session: &mut Session, last: Option<&Last>) -> Result<()> {
@@ -269,7 +297,7 @@ impl Shared {
         })
     }
 
-    /// Repeats a statement in a transaction that had to wait too long for a lock: nothing but the statement is undone then.
+    /// Repeats a statement in a transaction that had to wait too long for a lock, where nothing but the statement is undone then.
     fn with_patience(&self, session: &mut Session, attempt: impl Fn(&mut Session) -> Result<u64, Failure>) -> Result<u64> {
         let mut retry = session.retry();
         loop {
@@ -279,11 +307,20 @@ impl Shared {
                 Err(failure) => failure,
             };
             // A deadlock undoes the whole transaction.
-            if failure.fault != Fault::Locked {
-                return Err(failure.error);
+            if failure.fault != Fault::Locked || self.writing.undoes_on_timeout {
+                return Err(self.undone(failure));
             }
             pause(&mut retry, began, failure)?;
         }
+    }
+
+    /// The error of a statement that ends the transaction. Its rows have come and gone, so that it cannot be begun anew here.
+    fn undone(&self, failure: Failure) -> Error {
+        if !matches!(failure.fault, Fault::Busy | Fault::Locked) {
+            return failure.error;
+        }
+        let message = format!("{}; nothing of the transaction is kept, and `{}` is as it was", failure.error, self.writing.table);
+        Error::new(failure.error.kind(), message).with_cause(failure.error)
     }
 
     /// Writes a chunk, in parts if it is too much at once.
@@ -294,7 +331,7 @@ impl Shared {
             let is_told = self.writing.transaction.is_some();
             let mut replaced = if self.writing.is_upsert && !is_told { self.count(session, chunk, &part)? } else { None };
             if is_told {
-                if !self.load(session, chunk, &part, &attempted)? {
+                if !self.load(session, chunk, &part, &attempted).map_err(|failure| self.undone(failure))? {
                     let sql = self.statement(chunk, &part, &self.writing.suffix);
                     let affected = self.with_patience(session, |session| session.try_execute(&sql, &attempted, &self.writing.names))?;
                     self.check(affected, &part)?;
@@ -328,21 +365,28 @@ impl Shared {
             None => ("BEGIN", "COMMIT", "ROLLBACK"),
         };
         session.try_execute(begin, attempted, &[])?;
-        match session.try_load(sql, chunk.rows(part), attempted, &self.writing.names) {
+        let failure = match session.try_load(sql, chunk.rows(part), attempted, &self.writing.names) {
             Ok((stored, 0)) if stored == part.len() as u64 => {
                 session.try_execute(end, attempted, &[])?;
                 return Ok(true);
             }
             Ok((stored, warnings)) => {
                 log::debug!("{stored} of {} rows were loaded into `{}`, with {warnings} warnings", part.len(), self.writing.table);
+                None
             }
             Err(failure) if failure.fault == Fault::Lost => return Err(failure),
-            Err(failure) => log::debug!("{:#}", failure.error),
-        }
+            Err(failure) => {
+                log::debug!("{:#}", failure.error);
+                Some(failure)
+            }
+        };
         self.is_loading.store(false, Ordering::SeqCst);
-        // After a deadlock there is no such savepoint, as the transaction is gone: that is an error.
-        session.try_execute(undo, attempted, &[])?;
-        Ok(false)
+        // Where the whole transaction was undone, as by a deadlock, there is no such savepoint.
+        match (session.try_execute(undo, attempted, &[]), failure) {
+            (Ok(_), _) => Ok(false),
+            (Err(_), Some(failure)) => Err(failure),
+            (Err(failure), None) => Err(failure),
+        }
     }
 
     /// Rows that a server says it took, but stored nowhere.
@@ -419,7 +463,7 @@ impl Shared {
                 Fault::TooMuch if part.len() > 1 => return Ok(false),
                 Fault::TooMuch | Fault::Duplicate | Fault::NoDdl | Fault::Other => return Err(failure.error),
                 Fault::Busy | Fault::Locked if part.len() > 1 && same >= SAME_AGAIN => return Ok(false),
-                Fault::Busy | Fault::Locked | Fault::Unknown | Fault::Lost => {}
+                Fault::Busy | Fault::Full | Fault::Locked | Fault::Unknown | Fault::Lost => {}
             }
             same += 1;
             let failure = session.recover(&mut retry, began, failure)?;
@@ -435,6 +479,8 @@ impl Shared {
                 Some(found) if found == part.len() as u64 && failure.fault == Fault::Lost => return Ok(true),
                 Some(0) => {}
                 _ if failure.fault != Fault::Lost && !session.is_vitess() => {}
+                // It was not begun at all in the one shard that there is.
+                _ if failure.fault == Fault::Full && !self.writing.is_sharded => {}
                 _ => {
                     let stored = self.stored.load(Ordering::SeqCst);
                     let message = format!(

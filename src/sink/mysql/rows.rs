@@ -296,9 +296,10 @@ impl Apply<'_> {
         let list = keys.join(",");
         let again = self.marked_among(target, &list, "")?;
         let sql = format!(
-            "UPDATE {table} SET {synced}, {} = 1, {} WHERE {tuple} IN ({list}) AND {}",
+            "UPDATE {table} SET {synced}, {} = 1, {}{} WHERE {tuple} IN ({list}) AND {}",
             quoted(DELETED_COLUMN),
             case(LSN_COLUMN, &|row| changes.lsn(row)),
+            target.shape.kept(&target.stored, &[]),
             is_older(&newest)
         );
         let marked = self.run(target, progress, &sql)?;
@@ -324,6 +325,7 @@ impl Apply<'_> {
         let key = text(key)?;
         let absent = changes.absent(row);
         let (mut set, mut whole) = (Vec::new(), format!("{} = {key}", target.shape.tuple));
+        let mut set_columns = Vec::new();
         for &(index, bounds) in &target.shape.columns {
             if absent.contains(&index) || target.stored.primary_key().contains(&index) {
                 continue;
@@ -335,7 +337,10 @@ impl Apply<'_> {
             // Where the row lies cannot be changed by what is a part of it.
             match target.shape.moving.contains(&index) {
                 true => whole.push_str(&format!(" AND {name} = {value}")),
-                false => set.push(format!("{name} = {value}")),
+                false => {
+                    set.push(format!("{name} = {value}"));
+                    set_columns.push(index);
+                }
             }
             let replaced = batch.columns()[index].replaced().len() as u64;
             if replaced > 0 {
@@ -344,7 +349,8 @@ impl Apply<'_> {
         }
         let revived = self.marked_among(target, &key, "")?;
         let table = qualified(target.current());
-        let sql = format!("UPDATE {table} SET {} WHERE {whole} AND {}", set.join(", "), is_older(&changes.lsn(row)));
+        let kept = target.shape.kept(&target.stored, &set_columns);
+        let sql = format!("UPDATE {table} SET {}{kept} WHERE {whole} AND {}", set.join(", "), is_older(&changes.lsn(row)));
         if self.run(target, progress, &sql)? == 0 {
             let stored = self.count(&format!("SELECT count(*) FROM {table} WHERE {whole}"))?;
             if stored > 0 {
@@ -368,12 +374,13 @@ impl Apply<'_> {
             Deletes::Hard => (format!("DELETE FROM {table}"), condition.to_owned()),
             Deletes::Soft => (
                 format!(
-                    "UPDATE {table} SET {} = 1, {} = {}, {} = {}",
+                    "UPDATE {table} SET {} = 1, {} = {}, {} = {}{}",
                     quoted(DELETED_COLUMN),
                     quoted(SYNCED_AT_COLUMN),
                     literal(&at.text(6)),
                     quoted(LSN_COLUMN),
-                    literal(lsn)
+                    literal(lsn),
+                    target.shape.kept(&target.stored, &[])
                 ),
                 format!("{condition} AND NOT {}", is_deleted()),
             ),

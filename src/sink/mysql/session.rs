@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mysql::LocalInfileHandler;
 use mysql::prelude::Queryable;
 
-use super::encode::push_printed;
+use super::encode::{literal, push_printed};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
 use crate::retry::Retry;
@@ -30,6 +30,8 @@ pub(super) enum Fault {
     Lost,
     /// The statement was not carried out, and the same one may be in a moment.
     Busy,
+    /// The same, since the server has no room at the moment, whatever the size of the statement: its pools are full, or it throttles.
+    Full,
     /// The same, since others hold locks; of a transaction only the statement is undone.
     Locked,
     /// Fewer rows in a statement, or shorter transactions, would pass.
@@ -46,7 +48,7 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether the same statement may pass in a moment, if repeating it does no harm.
     pub(super) fn may_pass(self) -> bool {
-        matches!(self, Self::Lost | Self::Busy | Self::Locked | Self::Unknown)
+        matches!(self, Self::Lost | Self::Busy | Self::Full | Self::Locked | Self::Unknown)
     }
 }
 
@@ -190,6 +192,12 @@ impl Session {
         }
     }
 
+    /// Whether a setting of the server, which not every one has, is on.
+    pub(super) fn has_setting(&mut self, name: &str) -> Result<bool> {
+        let said = self.query(&format!("SHOW GLOBAL VARIABLES LIKE {}", literal(name)))?;
+        Ok(said.first().and_then(|row| row.get(1)).is_some_and(|value| matches!(value.as_deref(), Some("ON" | "1"))))
+    }
+
     pub(super) fn try_query(&mut self, sql: &str, attempted: &str) -> Result<Vec<Vec<Option<Vec<u8>>>>, Failure> {
         let rows: Vec<mysql::Row> = self.connection.conn().query(sql).map_err(|cause| failure(cause, attempted, &[]))?;
         let cell = |value: mysql::Value| match value {
@@ -241,7 +249,9 @@ impl Session {
             let began = Instant::now();
             match self.try_query(sql, attempted) {
                 Ok(_) => return Ok(()),
-                Err(failure) if matches!(failure.fault, Fault::Unknown | Fault::Busy) => drop(pause(&mut retry, began, failure)?),
+                Err(failure) if matches!(failure.fault, Fault::Unknown | Fault::Busy | Fault::Full) => {
+                    drop(pause(&mut retry, began, failure)?)
+                }
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -265,8 +275,10 @@ pub(super) fn as_sink(error: Error) -> Error {
 const UNSETTLED: Duration = Duration::from_secs(10);
 
 /// What vtgate says where a limit of its own, or of a tablet, was reached by one statement or transaction.
-const TOO_MUCH: [&str; 6] =
-    ["ow count exceeded", "ResourceExhausted", "RESOURCE_EXHAUSTED", "DeadlineExceeded", "exceeded timeout", "message larger than max"];
+const TOO_MUCH: [&str; 4] = ["ow count exceeded", "DeadlineExceeded", "exceeded timeout", "message larger than max"];
+
+/// What vtgate says where something has run out that has nothing to do with one statement.
+const FULL: [&str; 2] = ["ResourceExhausted", "RESOURCE_EXHAUSTED"];
 
 /// What vtgate says where it does not know a table or a column, or not yet.
 const UNKNOWN: [&str; 5] = ["not found", "schema tracking required", "VT05004", "VT05005", "VT03019"];
@@ -277,7 +289,9 @@ const NO_DDL: [&str; 5] = ["direct DDL", "DDL is disabled", "DDL is not allowed"
 fn fault_of(refusal: &mysql::MySqlError) -> Fault {
     let says = |fragments: &[&str]| fragments.iter().any(|fragment| refusal.message.contains(fragment));
     match refusal.code {
-        1153 | 3024 | 1203 => Fault::TooMuch,
+        1153 | 3024 => Fault::TooMuch,
+        1203 if says(&TOO_MUCH) => Fault::TooMuch,
+        1203 => Fault::Full,
         1205 => Fault::Locked,
         1213 | 1040 => Fault::Busy,
         1053 | 1077 | 1079 | 2006 | 2013 => Fault::Lost,
@@ -286,6 +300,7 @@ fn fault_of(refusal: &mysql::MySqlError) -> Fault {
         _ if is_tablet_away(refusal) => Fault::Busy,
         _ if says(&NO_DDL) => Fault::NoDdl,
         1317 | 1105 | 1815 if says(&TOO_MUCH) => Fault::TooMuch,
+        1317 | 1105 | 1815 if says(&FULL) => Fault::Full,
         1317 => Fault::Busy,
         1054 | 1105 | 1146 if says(&UNKNOWN) => Fault::Unknown,
         _ => Fault::Other,
@@ -388,6 +403,12 @@ mod tests {
             (1153, "Got a packet bigger than 'max_allowed_packet' bytes", Fault::TooMuch),
             (1317, "target: commerce.0.primary: vttablet: rpc error: code = Aborted desc = row count exceeded 10000", Fault::TooMuch),
             (1317, "Query execution was interrupted", Fault::Busy),
+            (1203, "vttablet: rpc error: code = ResourceExhausted desc = query pool wait limit exceeded", Fault::Full),
+            (1203, "target: c.0.primary: vttablet: rpc error: code = ResourceExhausted desc = Throttled", Fault::Full),
+            (1203, "rpc error: code = ResourceExhausted desc = grpc: received message larger than max (17 vs. 16)", Fault::TooMuch),
+            (1203, "in-memory row count exceeded allowed limit of 300000", Fault::TooMuch),
+            (1105, "rpc error: code = ResourceExhausted desc = transaction pool connection limit exceeded", Fault::Full),
+            (1105, "rpc error: code = ResourceExhausted desc = grpc: trying to send message larger than max", Fault::TooMuch),
             (1205, "Lock wait timeout exceeded", Fault::Locked),
             (1213, "Deadlock found", Fault::Busy),
             (1105, "target: c.0.primary: no healthy tablet available", Fault::Busy),

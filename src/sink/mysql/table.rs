@@ -19,6 +19,8 @@ pub(super) struct DestColumn {
     pub(super) is_generated: bool,
     /// It gets a value by itself.
     pub(super) has_default: bool,
+    /// Any update of the row gives it the time of day, unless that says what it is to be.
+    pub(super) follows_updates: bool,
     pub(super) comment: String,
 }
 
@@ -33,6 +35,7 @@ impl DestColumn {
             is_nullable: true,
             is_generated: false,
             has_default: true,
+            follows_updates: false,
             comment: String::new(),
         }
     }
@@ -51,8 +54,8 @@ impl DestColumn {
 pub(super) struct UniqueKey {
     pub(super) name: String,
     pub(super) columns: Vec<String>,
-    /// It looks at the beginning of a value only, or at an expression.
-    pub(super) is_partial: bool,
+    /// It looks at expressions too, which are none of the columns.
+    pub(super) has_expression: bool,
 }
 
 /// A table that is there.
@@ -79,7 +82,8 @@ impl DestTable {
     pub(super) fn has_key(&self, columns: &[String]) -> bool {
         let same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
         let is_same = |key: &&UniqueKey| {
-            key.columns.len() == columns.len() && key.columns.iter().all(|column| columns.iter().any(|other| same(column, other)))
+            let is_column = |column: &String| columns.iter().any(|other| same(column, other));
+            !key.has_expression && key.columns.len() == columns.len() && key.columns.iter().all(is_column)
         };
         let is_never_null = |key: &UniqueKey| key.columns.iter().all(|name| self.column(name).is_some_and(|column| !column.is_nullable));
         // A key of the beginnings of texts tells fewer rows apart, so that those of the columns are apart too; but not the other way round.
@@ -127,19 +131,18 @@ pub(super) fn look_up(session: &mut Session, name: &TableName) -> Result<Option<
     let mut columns: Vec<(u32, DestColumn)> = session.query(&columns)?.into_iter().filter_map(|row| column_of(row, spelled)).collect();
     columns.sort_by_key(|(at, _)| *at);
     let keys = format!(
-        "SELECT table_name, seq_in_index, index_name, column_name, sub_part FROM information_schema.statistics \
-         WHERE {condition} AND non_unique = 0"
+        "SELECT table_name, seq_in_index, index_name, column_name FROM information_schema.statistics WHERE {condition} AND non_unique = 0"
     );
-    let mut parts: Vec<(u32, String, Option<String>, bool)> =
-        session.query(&keys)?.into_iter().filter_map(|row| part_of(row, spelled)).collect();
+    let mut parts: Vec<(u32, String, Option<String>)> = session.query(&keys)?.into_iter().filter_map(|row| part_of(row, spelled)).collect();
     parts.sort_by_key(|(at, ..)| *at);
     let mut unique: Vec<UniqueKey> = Vec::new();
-    for (_, key, column, is_partial) in parts {
+    for (_, key, column) in parts {
         if !unique.iter().any(|known| known.name == key) {
-            unique.push(UniqueKey { name: key.clone(), columns: Vec::new(), is_partial: false });
+            unique.push(UniqueKey { name: key.clone(), columns: Vec::new(), has_expression: false });
         }
         if let Some(known) = unique.iter_mut().find(|known| known.name == key) {
-            known.is_partial |= is_partial || column.is_none();
+            // Of an expression no column is named.
+            known.has_expression |= column.is_none();
             known.columns.extend(column);
         }
     }
@@ -169,16 +172,17 @@ fn column_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, DestColumn)>
         // DEFAULT_GENERATED marks an expression as default, not a generated column.
         is_generated: says("GENERATED"),
         has_default: is_nullable || default.is_some() || says("AUTO_INCREMENT") || says("DEFAULT_GENERATED"),
+        follows_updates: extra.contains("ON UPDATE"),
         comment: comment.unwrap_or_default(),
         ..DestColumn::new(name?, declared?, collation)
     };
     Some((at?.parse().ok()?, column))
 }
 
-fn part_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, String, Option<String>, bool)> {
-    let [of, at, key, column, sub_part] = <[Option<String>; 5]>::try_from(row).ok()?;
+fn part_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, String, Option<String>)> {
+    let [of, at, key, column] = <[Option<String>; 4]>::try_from(row).ok()?;
     (of.as_deref() == Some(table)).then_some(())?;
-    Some((at?.parse().ok()?, key?, column, sub_part.is_some()))
+    Some((at?.parse().ok()?, key?, column))
 }
 
 /// The columns of a table's vindexes; `None` if vtgate has not been told of the table.

@@ -95,6 +95,8 @@ pub(super) struct Shape {
     pub(super) is_loose: bool,
     /// Columns that say on which shard a row is, and can differ between two versions of one row.
     pub(super) moving: Vec<usize>,
+    /// Columns of the source that the server would change with any update of their row.
+    pub(super) following: Vec<usize>,
     /// Names that errors may repeat after the server.
     pub(super) names: Vec<String>,
 }
@@ -128,7 +130,10 @@ impl Shape {
             .filter(|index| is_of_vindex(stored.columns()[*index].name()))
             .filter(|index| !stored.primary_key().contains(index) || loose(index))
             .collect();
+        let follows = |name: &str| found.column(name).is_some_and(|column| column.follows_updates) && !is_of_vindex(name);
+        let following = columns.iter().map(|&(index, _)| index).filter(|&index| follows(stored.columns()[index].name())).collect();
         Ok(Self {
+            following,
             columns,
             key: stored.primary_key().iter().map(bounds).collect(),
             tuple,
@@ -137,6 +142,12 @@ impl Shape {
             names: found.names(),
             found,
         })
+    }
+
+    /// What an update sets beside what it is about: the columns that are to stay as they are, without those of `set`.
+    pub(super) fn kept(&self, stored: &Table, set: &[usize]) -> String {
+        let kept = self.following.iter().filter(|index| !set.contains(index)).map(|&index| quoted(stored.columns()[index].name()));
+        kept.map(|name| format!(", {name} = {name}")).collect()
     }
 
     /// What follows the rows of an `INSERT`: a row that is there becomes the new one, unless it is newer. `_cdc_lsn`, which says so, comes last.
@@ -159,12 +170,13 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// A unique key beside that of the source by which two rows could meet.
-fn other_key<'a>(found: &'a DestTable, stored: &Table, key: &[String]) -> Option<&'a str> {
+pub(super) fn other_key<'a>(found: &'a DestTable, stored: &Table, key: &[String]) -> Option<&'a str> {
     let has = |columns: &[String], name: &str| columns.iter().any(|column| same(column, name));
     let other = found.unique.iter().find(|unique| {
         let is_wider = key.iter().all(|name| has(&unique.columns, name));
-        // One that counts by itself, or has a default of its own, is not written.
-        let is_written = unique.columns.iter().all(|name| stored.column_index(name).is_some());
+        // One that counts by itself, or has a default of its own, is not written. What the server computes follows from what is.
+        let is_computed = |name: &str| found.column(name).is_some_and(|column| column.is_generated);
+        let is_written = unique.columns.iter().all(|name| stored.column_index(name).is_some() || is_computed(name));
         !is_wider && is_written
     });
     other.map(|unique| unique.name.as_str())

@@ -102,8 +102,10 @@ pub(super) fn declared(column: &Column, is_key: bool, is_wide: bool) -> String {
     let is_text = matches!(column.column_type(), ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Set { .. });
     match column.collation().filter(|_| is_text) {
         Some(collation) => format!("{name} COLLATE {collation}"),
-        // Keys of other sources are told apart by their bytes.
-        None if is_text && is_key => format!("{name} COLLATE utf8mb4_0900_bin"),
+        // Keys of other sources are told apart by their bytes, and so are members: no two may be the same.
+        None if is_text && (is_key || !matches!(column.column_type(), ColumnType::Text { .. })) => {
+            format!("{name} COLLATE utf8mb4_0900_bin")
+        }
         None if is_text => format!("{name} CHARACTER SET utf8mb4"),
         None => name,
     }
@@ -207,6 +209,23 @@ pub(super) fn holds(stored: &DestColumn, column: &Column, is_key: bool) -> Resul
     }
 }
 
+/// Whether texts that are two keys at the source can be one to a stored column. A source that names no collation tells them apart by their bytes.
+pub(super) fn confuses(stored: &DestColumn, column: &Column) -> bool {
+    let Some(own) = stored.collation.as_deref().filter(|_| matches!(stored.column_type, Some(ColumnType::Text { .. }))) else {
+        return false;
+    };
+    let regards_spaces = |collation: &str| collation.contains("_0900_") || collation == "binary";
+    let is_char = column.declared().is_some_and(|declared| declared.starts_with("char"));
+    match column.collation() {
+        _ if own == "utf8mb4_0900_bin" || own == "binary" => false,
+        None => true,
+        Some(other) if own == other => false,
+        // To the others `a` is the same with and without spaces at its end.
+        Some(other) if own.ends_with("_bin") => regards_spaces(other) && !is_char,
+        Some(_) => true,
+    }
+}
+
 fn text(stored: &DestColumn, column: &Column, bounds: Bounds) -> Result<Bounds, String> {
     let of_source = column.declared().unwrap_or_default();
     if stored.declared == of_source {
@@ -305,7 +324,7 @@ mod tests {
         assert_eq!(of(&text, true), "varchar(255) COLLATE utf8mb4_0900_bin");
         assert_eq!(of(&ColumnType::Binary { fixed: None }, true), "varbinary(255)");
         assert_eq!(of(&ColumnType::Timestamp { fraction: 6 }, false), "datetime(6)");
-        assert_eq!(of(&ColumnType::Enum { members: vec!["it's".into()] }, false), r"enum('it\'s') CHARACTER SET utf8mb4");
+        assert_eq!(of(&ColumnType::Enum { members: vec!["it's".into()] }, false), r"enum('it\'s') COLLATE utf8mb4_0900_bin");
     }
 
     #[test]
@@ -315,6 +334,27 @@ mod tests {
         assert!(create_table("`t`", &table, Purpose::Load).ends_with("PRIMARY KEY (`c`)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"));
         let table = Table::new("t", vec![column("text", Some("utf8mb4_bin"))]).with_primary_key(&["c"]).unwrap();
         assert!(create_table("`t`", &table, Purpose::Load).contains("PRIMARY KEY (`c`(768))"));
+    }
+
+    #[test]
+    fn a_stored_column_tells_apart_what_the_source_does() {
+        let of_file = Column::new("c", ColumnType::Text { length: None }, false);
+        for (collation, is_confused) in
+            [("utf8mb4_0900_bin", false), ("utf8mb4_bin", true), ("utf8mb4_0900_ai_ci", true), ("latin1_bin", true)]
+        {
+            assert_eq!(confuses(&stored("varchar(9)", Some(collation)), &of_file), is_confused, "{collation}");
+        }
+        for (declared, there, here, is_confused) in [
+            ("varchar(9)", "utf8mb4_0900_ai_ci", "utf8mb4_0900_ai_ci", false),
+            ("varchar(9)", "utf8mb4_0900_ai_ci", "utf8mb4_0900_bin", false),
+            ("varchar(9)", "utf8mb4_0900_ai_ci", "utf8mb4_bin", true),
+            ("char(9)", "utf8mb4_0900_ai_ci", "utf8mb4_bin", false),
+            ("varchar(9)", "latin1_swedish_ci", "utf8mb4_bin", false),
+            ("varchar(9)", "utf8mb4_bin", "utf8mb4_bin", false),
+        ] {
+            assert_eq!(confuses(&stored("varchar(9)", Some(here)), &column(declared, Some(there))), is_confused, "{there} into {here}");
+        }
+        assert!(!confuses(&stored("bigint", None), &column("bigint", None)));
     }
 
     #[test]

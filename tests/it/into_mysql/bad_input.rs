@@ -4,7 +4,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{ErrorKind, IngestOptions, Sink, Source, Strategy, TableName};
 
 use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, load_all, refused, run, source, source_uri};
-use crate::support::files::connected;
+use crate::support::files::{Files, connected, printed};
 use crate::support::servers::{Own, mysql};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
@@ -57,6 +57,90 @@ fn tables_that_cannot_take_the_rows_are_refused_before_anything_is_written() {
     }
 }
 
+/// A row whose name is that of another row would take its place.
+#[test]
+fn rows_are_merged_by_no_key_beside_which_another_one_tells_rows_apart() {
+    for place in [PLAIN, UNSHARDED] {
+        let table = format!("into_other_key_{}", place.database);
+        let mut conn = source(&table, 0..10);
+        for (more, expected) in [
+            ("unique key by_name (name)", Some("has another unique key, `by_name`")),
+            ("unique key by_lower ((lower(name)))", Some("has another unique key, `by_lower`")),
+            (
+                "folded varchar(200) generated always as (lower(name)) stored, unique key by_folded (folded)",
+                Some("has another unique key, `by_folded`"),
+            ),
+            ("unique key by_both (name, id)", None),
+            ("own bigint not null auto_increment unique key", None),
+        ] {
+            let mut there = place.make(&table, &format!("{COLUMNS}, {more}"));
+            run(&mut there, &format!("insert into {table} (id, name) values (77, 'name 1 0')"));
+            match expected {
+                Some(expected) => {
+                    let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+                    assert!(error.contains(expected), "{}: {error}", place.name);
+                    assert_eq!(content(&mut there, &table).len(), 1);
+                }
+                None => {
+                    load_all(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+                    run(&mut there, &format!("delete from {table} where id = 77"));
+                    assert_same(&content(&mut conn, &table), &content(&mut there, &table), more);
+                }
+            }
+        }
+        // A key of a column and an expression is none of the column.
+        let columns = COLUMNS.replace(" primary key", "");
+        place.make(&table, &format!("{columns}, unique key by_part (id, (lower(name)))"));
+        let error = refused(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+        assert!(error.contains("no primary or unique key of the columns `id`"), "{}: {error}", place.name);
+        place.drop_table(&table);
+    }
+}
+
+/// Other sources than MySQL tell keys apart by their bytes, to which most collations are not as strict.
+#[test]
+fn rows_are_merged_by_no_text_that_the_destination_takes_for_that_of_another_row() {
+    let (files, table) = (Files::new(), "into_loose_key");
+    let statements = [
+        format!("create table {table} (k varchar(20) primary key, note varchar(20))"),
+        format!("insert into {table} values ('a', 'one'), ('A', 'two'), ('a ', 'three'), ('\u{e4}', 'four')"),
+    ];
+    let at_source = statements.join("; ");
+    rusqlite::Connection::open(files.sqlite()).unwrap().execute_batch(&at_source).unwrap();
+    duckdb::Connection::open(files.duckdb()).unwrap().execute_batch(&at_source).unwrap();
+    let mut sources = files.uris();
+    #[cfg(feature = "postgres")]
+    {
+        use crate::support::postgres::postgres;
+        postgres().exec(&format!("drop table if exists {table}"));
+        statements.iter().for_each(|sql| drop(postgres().exec(sql)));
+        sources.push(postgres().uri("sslmode=disable"));
+    }
+    let stored = |conn: &mut mysql::Conn| printed(conn, &format!("select hex(k), note from {table} order by 1"));
+    let expected = [("41", "two"), ("61", "one"), ("6120", "three"), ("C3A4", "four")];
+    let expected: super::Rows = expected.map(|(key, note)| vec![Some(key.to_owned()), Some(note.to_owned())]).to_vec();
+    for source in &sources {
+        for collation in ["utf8mb4_0900_ai_ci", "utf8mb4_0900_as_cs", "utf8mb4_bin"] {
+            let mut there = PLAIN.make(table, &format!("k varchar(20) collate {collation} not null primary key, note varchar(20)"));
+            run(&mut there, &format!("insert into {table} values ('A', 'as it was')"));
+            let error = refused(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+            let told = format!("column `{table}.k` is varchar(20) COLLATE {collation} in the destination, to which keys may be the same");
+            assert!(error.contains(&told), "{source}: {error}");
+            assert_eq!(stored(&mut there), [[Some("41".to_owned()), Some("as it was".to_owned())]]);
+        }
+        PLAIN.make(table, "k varchar(20) collate utf8mb4_0900_bin not null primary key, note varchar(20)");
+        load_all(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+        assert_same(&expected, &stored(&mut PLAIN.conn()), source);
+        // One that a run has made.
+        PLAIN.drop_table(table);
+        for _ in 0..2 {
+            load_all(source, &PLAIN.uri(), &options(table, Strategy::Merge));
+            assert_same(&expected, &stored(&mut PLAIN.conn()), source);
+        }
+    }
+    PLAIN.drop_table(table);
+}
+
 #[test]
 fn values_that_do_not_fit_are_named_by_their_column_and_not_shown() {
     for place in ALL {
@@ -77,6 +161,39 @@ fn values_that_do_not_fit_are_named_by_their_column_and_not_shown() {
         assert!(content(&mut there, &table).is_empty(), "a statement is carried out as a whole: {}", place.name);
         place.drop_table(&table);
     }
+}
+
+/// A server stores the time of day for some of them, and a number of its own for others.
+#[test]
+fn null_is_refused_where_the_column_is_never_null() {
+    let table = "into_null";
+    let mut conn = source(table, 0..10);
+    run(&mut conn, &format!("alter table {table} modify happened timestamp(6) null, add own bigint null"));
+    run(&mut conn, &format!("update {table} set own = id"));
+    let columns = COLUMNS.replace("datetime(6)", "timestamp(6)");
+    for (column, never_null) in [
+        ("happened", columns.replace("timestamp(6)", "timestamp(6) not null default current_timestamp(6)") + ", own bigint"),
+        ("own", format!("{columns}, own bigint not null auto_increment unique key")),
+        ("name", columns.replace("varchar(200)", "varchar(200) not null") + ", own bigint"),
+    ] {
+        run(&mut conn, &format!("update {table} set {column} = null where id = 7"));
+        for strategy in [Strategy::Append, Strategy::TruncateInsert, Strategy::Merge] {
+            let mut there = PLAIN.make(table, &never_null);
+            // A key of its own would be in the way of a merge.
+            if strategy == Strategy::Merge && column == "own" {
+                continue;
+            }
+            let error = refused(&source_uri(), &PLAIN.uri(), &options(table, strategy));
+            let expected = format!("column `{column}`: NULL, but the column is NOT NULL in the destination");
+            assert!(error.contains(&expected), "{strategy:?}: {error}");
+            assert!(content(&mut there, table).is_empty());
+        }
+        run(&mut conn, &format!("update {table} set {column} = if('{column}' = 'own', id, '2024-02-29 12:00:00') where id = 7"));
+        let mut there = PLAIN.make(table, &never_null);
+        load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Append));
+        assert_same(&content(&mut conn, table), &content(&mut there, table), column);
+    }
+    PLAIN.drop_table(table);
 }
 
 #[test]

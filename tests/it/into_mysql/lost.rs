@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use planetscale_ingest::{IngestOptions, Strategy, TableName, TableState};
 
 use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, load_all, refused, source, source_uri};
+use crate::network::{Network, cut, once_after};
 use crate::support::proxy::{Fault, Proxy, Way};
+use crate::support::servers::mysql;
 
 /// The place by way of a network that breaks connections from the third to the eighth, each after so many bytes.
 fn through(place: Place, fault: impl Fn(u64) -> Fault + Send + Sync + 'static) -> (Proxy, String) {
@@ -161,6 +163,45 @@ fn an_answer_that_is_lost_doubles_no_rows() {
             load_all(&source_uri(), &uri, &options);
             assert_eq!(proxy.faults(), 1, "{} {strategy:?}: {} connections", place.name, proxy.connections());
             assert_same(&content(&mut conn, &table), &content(&mut place.conn(), there.name()), &format!("{} {strategy:?}", place.name));
+        }
+        place.drop_table(there.name());
+    }
+}
+
+/// A source whose connection breaks is read anew, unless rows of it are stored that would then be there twice.
+#[test]
+fn a_source_that_breaks_off_doubles_no_rows() {
+    const ROWS: u64 = 60_000;
+    let table = "into_broken_source";
+    let mut conn = source(table, 0..ROWS);
+    let expected = content(&mut conn, table);
+    let keyless = super::COLUMNS.replace(" primary key", "");
+    let network = Network::to(mysql());
+    let uri = network.through(&source_uri());
+    for (place, strategy, columns, is_begun_anew) in [
+        (UNSHARDED, Strategy::Append, keyless.as_str(), false),
+        (UNSHARDED, Strategy::Append, super::COLUMNS, false),
+        (UNSHARDED, Strategy::Merge, super::COLUMNS, true),
+        (SHARDED, Strategy::Append, super::COLUMNS, false),
+        (PLAIN, Strategy::Append, keyless.as_str(), true),
+        (PLAIN, Strategy::TruncateInsert, super::COLUMNS, true),
+    ] {
+        let what = format!("{} {strategy:?} {columns}", place.name);
+        let there = TableName::new(format!("{table}_{}", place.database));
+        let mut at_destination = place.make(there.name(), columns);
+        let (sent, faults) = (network.mysql.server_bytes(), network.mysql.faults());
+        network.mysql.set(once_after(sent, 5_000_000, cut));
+        let report = super::load(&uri, &place.uri(), &options(table, strategy).with_dest_table(there.clone())).unwrap().tables.remove(0);
+        assert_eq!(network.mysql.faults(), faults + 1, "{what}");
+        if is_begun_anew {
+            assert_eq!((report.state, report.notes.len()), (TableState::Complete, 1), "{what}");
+            assert_same(&expected, &content(&mut at_destination, there.name()), &what);
+        } else {
+            let TableState::Failed { error } = report.state else { panic!("{what}: {report:?}") };
+            let stored = content(&mut at_destination, there.name()).len();
+            let told = format!("`{there}` is not as it was: {stored} rows of the source are stored");
+            assert!(error.contains(&told) && error.contains("the connection broke"), "{what}: {told}: {error}");
+            assert!(stored > 0 && (stored as u64) < ROWS && report.notes.is_empty(), "{what}: {stored}");
         }
         place.drop_table(there.name());
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod batch;
 mod capture;
 mod lost;
+mod settings;
 mod strict;
 mod types;
 

@@ -3,7 +3,8 @@
 use mysql::prelude::Queryable;
 use planetscale_ingest::IngestOptions;
 
-use super::{PLAIN, load_all, source_uri};
+use super::{PLAIN, load_all, printed, source_uri};
+use crate::support::files::Files;
 use crate::support::servers::mysql;
 use crate::values::{Kind, Tables};
 
@@ -73,4 +74,38 @@ fn every_type_is_the_same() -> u64 {
     let count = tables.types.len() as u64;
     tables.drop();
     count
+}
+
+#[test]
+fn members_of_other_sources_are_told_apart_by_their_bytes() {
+    let (files, table) = (Files::new(), "into_members");
+    let statements = [
+        "create type into_members_letter as enum ('a', 'A', 'ä')".to_owned(),
+        format!("create table {table} (id int primary key, v into_members_letter)"),
+        format!("insert into {table} values (1, 'a'), (2, 'A'), (3, 'ä'), (4, null)"),
+    ];
+    duckdb::Connection::open(files.duckdb()).unwrap().execute_batch(&statements.join("; ")).unwrap();
+    let mut sources = vec![format!("duckdb://{}", files.duckdb().display())];
+    #[cfg(feature = "postgres")]
+    {
+        use crate::support::postgres::postgres;
+        postgres().exec(&format!("drop table if exists {table}"));
+        postgres().exec("drop type if exists into_members_letter");
+        statements.iter().for_each(|sql| drop(postgres().exec(sql)));
+        sources.push(postgres().uri("sslmode=disable"));
+    }
+    let expected: super::Rows = [Some("61"), Some("41"), Some("C3A4"), None]
+        .iter()
+        .enumerate()
+        .map(|(at, member)| vec![Some((at + 1).to_string()), member.map(str::to_owned)])
+        .collect();
+    for source in &sources {
+        PLAIN.drop_table(table);
+        load_all(source, &PLAIN.uri(), &IngestOptions::new().with_tables([table]));
+        let mut there = PLAIN.conn();
+        assert_eq!(printed(&mut there, &format!("select id, hex(v) from {table} order by id")), expected, "{source}");
+        let declared = "select column_type from information_schema.columns where table_name = 'into_members' and column_name = 'v'";
+        assert_eq!(printed(&mut there, declared), [[Some("enum('a','A','ä')".to_owned())]], "{source}");
+    }
+    PLAIN.drop_table(table);
 }

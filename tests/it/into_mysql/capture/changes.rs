@@ -115,6 +115,28 @@ fn deleted_rows_stay_marked_with_their_values_or_go() {
     }
 }
 
+/// In the destination a column can be such that any update of its row gives it the time of day.
+#[test]
+fn rows_that_are_marked_as_deleted_keep_the_times_that_they_had() {
+    let _logs = binary_logs_stay();
+    for place in ALL {
+        let mut captured = Captured::new(place, "on_update", 1..20);
+        captured.run_all();
+        captured.there("alter table {t} modify happened datetime(6) null on update current_timestamp(6)");
+        let copy = captured.copy.clone();
+        let times = format!("select id, cast(happened as char) from `{copy}` order by id");
+        let before = printed(&mut captured.there, &times);
+        captured.at_source("delete from {t} where id in (2, 7, 9)");
+        captured.run_all();
+        assert_eq!(captured.cell("select count(*) from {t} where _cdc_deleted").as_deref(), Some("3"));
+        assert_eq!(printed(&mut captured.there, &times), before, "{}", place.name);
+        captured.at_source("truncate table {t}");
+        captured.run_all();
+        assert_eq!(captured.cell("select count(*) from {t} where _cdc_deleted").as_deref(), Some("19"));
+        assert_eq!(printed(&mut captured.there, &times), before, "{}", place.name);
+    }
+}
+
 #[test]
 fn many_deletes_of_one_transaction_keep_their_order() {
     let _logs = binary_logs_stay();
