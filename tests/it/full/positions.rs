@@ -1,5 +1,7 @@
 //! Positions that were good until something happened to the servers.
 
+use std::time::{Duration, Instant};
+
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, PositionFault, TableState};
 
@@ -50,6 +52,34 @@ fn binary_logs_that_are_purged_on_the_tablet_in_use_are_found_out_and_another_ta
     }
     interrupted.capture_all(&uri, &interrupted_options.with_full_refresh(true));
     interrupted.assert_equals(&mut conn, "interrupted");
+}
+
+#[test]
+fn a_replica_that_is_behind_the_position_that_its_primary_told_is_waited_for() {
+    let _peace = in_peace("behind");
+    let keyspace = Keyspace::new("behind", "0", 2);
+    let server = keyspace.server;
+    let replica = &keyspace.tablets[1];
+    let uri = keyspace.uri();
+    let on_replica = |limit: &str| format!("{uri}&tablet_type=replica&retry_timeout={limit}");
+    let mut conn = create(server, "behind", "t");
+    insert(&mut conn, "t", 0..50, 0);
+    let options = IngestOptions::new().with_tables(["t"]);
+    let destination = Destination::new(Kind::Sqlite);
+    destination.capture_all(&uri, &options);
+    // It goes on, some seconds late, so that Vitess finds nothing wrong with it.
+    for statement in ["stop replica sql_thread", "change replication source to source_delay = 8", "start replica sql_thread"] {
+        server.on_tablet(replica, statement);
+    }
+    insert(&mut conn, "t", 50..60, 0);
+    conn.query_drop("delete from t where id = 7").unwrap();
+    let changed = Instant::now();
+    destination.capture_all(&uri, &options);
+    assert_refused(&destination, &on_replica("1s"), "t", &options, PositionFault::Ahead);
+    assert!(changed.elapsed() < Duration::from_secs(8), "the replica was not behind any more");
+    destination.capture_all(&on_replica("60s"), &options);
+    assert!(changed.elapsed() > Duration::from_secs(7), "{:?}", changed.elapsed());
+    destination.assert_equals(&mut conn, "t");
 }
 
 #[test]

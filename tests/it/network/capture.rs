@@ -152,7 +152,7 @@ fn a_run_whose_connections_all_break_ends_complete_if_each_brings_something() {
     for (server, table) in [(vitess(), "net_all_plain"), (vitess_secure(), "net_all_tls")] {
         let mut case = Case::new(server, "commerce", table);
         let network = Network::to(server);
-        let source = network.through(&(case.uri() + "&retry_timeout=20s"));
+        let source = network.through(&(case.uri() + "&retry_timeout=60s"));
         let destination = Destination::new(Kind::DuckDb);
         // A packet of the copy is 250 kB, or more where it goes well.
         network.grpc().set(|_, _| cut(Way::FromServer, 1_000_000));

@@ -66,7 +66,8 @@ fn a_foreign_key_whose_changes_are_not_logged_is_told_of() {
             Answer::Unscripted
         }
     }
-    let cases: [(fn(&str) -> Answer, bool); 3] = [
+    type Answering = fn(&str) -> Answer;
+    let cases: [(Answering, bool); 3] = [
         (|statement| answer(statement, None), true),
         (|statement| answer(statement, Some("ON")), true),
         (|statement| answer(statement, Some("OFF")), false),
