@@ -333,6 +333,8 @@ impl MySqlMerge<'_> {
             fence,
             is_marked: is_altered || known.is_unfinished,
             is_repeating: known.is_unfinished,
+            // A statement of the run before may still have been under way in vtgate when the rows were counted.
+            is_unsure: known.is_unfinished,
             ..target
         };
         match notice {
@@ -567,7 +569,8 @@ impl MySqlMerge<'_> {
         for (table, checkpoint) in group.checkpoints() {
             let target = target_of(&mut self.targets, table)?;
             let progress = writing.progress.get(table);
-            if target.is_unsure || progress.is_some_and(|progress| progress.is_unsure) {
+            let is_repeated = target.is_repeating && group.is_caught_up();
+            if target.is_unsure || is_repeated || progress.is_some_and(|progress| progress.is_unsure) {
                 target.content = checkpoint::content(self.store, &target.current().clone())?;
             }
             // What is missing has to come first, or the next run has to say so.
