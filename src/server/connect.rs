@@ -19,8 +19,8 @@ use crate::{Error, ErrorKind, Result};
 /// No packet is larger than a gibibyte, whatever the server's own limit.
 const MAX_PACKET: usize = 1 << 30;
 
-/// A connection whose session is set up: UTC, `utf8mb4`, strict, each statement a transaction, rows without a limit, and on Vitess the workload: `olap`, which lifts the cap on rows
-/// and streams results of any size, unless the options say otherwise.
+/// A connection whose session is set up: UTC, `utf8mb4`, strict, each statement a transaction, rows without a limit, and on Vitess the workload: `olap`,
+/// which lifts the cap on rows and streams results of any size, unless the options say otherwise.
 pub(crate) struct Connection {
     conn: Conn,
     socket: Option<TcpStream>,

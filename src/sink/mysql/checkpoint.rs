@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::encode::literal;
-use super::session::{Failure, Fault, Session, pause};
+use super::session::{Failure, Session, pause};
 use super::table::{DestTable, look_up, qualified};
 use super::types::Purpose;
 use super::{Made, MySql, beside};
@@ -334,7 +334,7 @@ pub(super) fn rename(session: &mut Session, from: &TableName, to: &TableName) ->
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked) {
+        if !failure.fault.is_passing() {
             return Err(failure.error);
         }
         pause(&mut retry, began, failure)?;

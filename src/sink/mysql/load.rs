@@ -409,7 +409,7 @@ impl MySql {
                 Ok(_) => break,
                 Err(failure) => failure,
             };
-            if !matches!(failure.fault, Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked) {
+            if !failure.fault.is_passing() {
                 return Err(failure.error);
             }
             self.session.recover(&mut retry, began, failure)?;

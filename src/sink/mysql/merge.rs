@@ -410,7 +410,7 @@ impl MySqlMerge<'_> {
             let after = self.contents();
             self.restore(before);
             match failure.fault {
-                Fault::Lost | Fault::Busy | Fault::Full | Fault::Locked => {}
+                fault if fault.is_passing() => {}
                 Fault::TooMuch => {
                     self.is_open = true;
                     self.undo();

@@ -48,7 +48,12 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether the same statement may pass in a moment, if repeating it does no harm.
     pub(super) fn may_pass(self) -> bool {
-        matches!(self, Self::Lost | Self::Busy | Self::Full | Self::Locked | Self::Unknown)
+        self.is_passing() || self == Self::Unknown
+    }
+
+    /// The same for a table that the server is known to know.
+    pub(super) fn is_passing(self) -> bool {
+        matches!(self, Self::Lost | Self::Busy | Self::Full | Self::Locked)
     }
 }
 

@@ -404,10 +404,11 @@ impl Machine {
     fn on_field(&mut self, event: &Event<'_>, field: &FieldEvent) -> Result<()> {
         let Some(index) = self.find(event, &field.table, field.is_internal_table)? else { return Ok(()) };
         let shard = if field.shard.is_empty() { event.shard } else { &field.shard };
-        self.tables[index].shapes.entry(shard.to_owned()).or_default().declare(field, event.sent);
+        let state = &mut self.tables[index];
+        let shape = state.shapes.entry(shard.to_owned()).or_default();
+        shape.declare(field, event.sent);
         // Changes that the table has already got are not looked at.
-        if !decode::has_lost_track(field) && !self.tables[index].ahead.contains_key(shard) {
-            let shape = self.tables[index].shapes.entry(shard.to_owned()).or_default();
+        if !decode::has_lost_track(field) && !state.ahead.contains_key(shard) {
             let expected = shape.on_field(field.fields.iter().map(|column| &column.name));
             if !expected && !self.is_copy() {
                 self.copy_anew(index, MISLABELLED);
@@ -785,8 +786,7 @@ impl Machine {
             }
         }
         // The position before the statement is where an ended table stays.
-        let checkpoints = if concerned.is_empty() { Vec::new() } else { self.checkpoints() };
-        let before = concerned.iter().filter_map(|&(index, _)| checkpoints.get(index).cloned()).collect::<Vec<_>>();
+        let before = concerned.iter().map(|&(index, _)| self.checkpoint_of(&self.tables[index])).collect::<Vec<_>>();
         self.commit(event)?;
         let at = self.time_of(event)?;
         for ((index, effect), before) in concerned.into_iter().zip(before) {
@@ -822,9 +822,8 @@ impl Machine {
     }
 
     fn end_table(&mut self, index: usize, error: Error) {
-        if let Some(at) = self.checkpoints().into_iter().nth(index) {
-            self.tables[index].end(error, at);
-        }
+        let at = self.checkpoint_of(&self.tables[index]);
+        self.tables[index].end(error, at);
         self.finish_if_reached();
     }
 

@@ -132,10 +132,7 @@ pub(crate) fn cascades(connection: &mut Connection, keyspace: &str) -> Result<BT
     }
     let variable = connection.query("SHOW VARIABLES LIKE 'innodb_native_foreign_keys'", &[])?;
     let is_logged = variable.first().and_then(|row| row.get(1)).is_some_and(|value| value.as_deref() == Some("OFF"));
-    if is_logged {
-        tables.clear();
-    }
-    Ok(tables)
+    Ok(if is_logged { BTreeMap::new() } else { tables })
 }
 
 /// The constant that rows written before a column was added hold in it.

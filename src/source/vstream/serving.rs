@@ -20,7 +20,6 @@ use crate::options::{CaptureOptions, TabletType};
 use crate::position::{ServerShard, Vgtid, judge};
 use crate::retry::Retry;
 use crate::schema::Table;
-
 use crate::source::Source;
 use crate::{Error, ErrorKind, PositionFault, Result, StoredPosition};
 
@@ -70,12 +69,15 @@ impl Inquiry<'_> {
         loop {
             let began = Instant::now();
             let serving = self.serving()?;
+            if self.capture.tablet_type() == TabletType::Primary {
+                return Ok(serving);
+            }
             let is_beyond = |position: &Vgtid| {
                 let fault = judge(position, self.keyspace, &serving.shards).err().and_then(|error| error.position_fault());
                 matches!(fault, Some(PositionFault::Ahead | PositionFault::Foreign))
             };
             let behind = tables.iter().any(|(_, stored)| stored.as_ref().is_some_and(|stored| is_beyond(&stored.checkpoint.position)));
-            if self.capture.tablet_type() == TabletType::Primary || !behind || !retry.pause(began, self.cancel)? {
+            if !behind || !retry.pause(began, self.cancel)? {
                 return Ok(serving);
             }
             log::info!("a {} is behind the stored position", server::name_of(self.capture.tablet_type()));

@@ -32,7 +32,7 @@ impl Machine {
                         shared.get_or_insert_with(|| payload(&self.safe_position(&self.position))).clone()
                     }
                     Following::Yes => payload(&state.position(&self.position)),
-                    Following::Ended { position, .. } => payload(position),
+                    Following::Ended(at) => payload(&at.position),
                     // No position of the old copy is one to go on from.
                     Following::Recopy { .. } => None,
                 };
@@ -54,7 +54,7 @@ impl Machine {
     pub(crate) fn into_checkpoints(self) -> Vec<(Arc<Table>, Option<Checkpoint>)> {
         let checkpoints = self.checkpoints();
         let followed = |state: TableState, checkpoint| {
-            let checkpoint = (!matches!(state.state, Following::Ended { .. })).then_some(checkpoint);
+            let checkpoint = (!matches!(state.state, Following::Ended(_))).then_some(checkpoint);
             (state.table, checkpoint)
         };
         self.tables.into_iter().zip(checkpoints).map(|(state, checkpoint)| followed(state, checkpoint)).collect()
@@ -86,24 +86,25 @@ impl Machine {
     }
 
     pub(super) fn checkpoints(&self) -> Vec<Checkpoint> {
-        let checkpoint = |state: &TableState| {
-            let (phase, position, ordinal) = match &state.state {
-                Following::Ended { phase, position, ordinal } => (phase.clone(), position.clone(), *ordinal),
-                Following::Recopy { from } => {
-                    (CopyPhase::Copying { done: Vec::new(), sweep: Some(*from) }, self.nothing_copied(), self.ordinal)
+        self.tables.iter().map(|state| self.checkpoint_of(state)).collect()
+    }
+
+    pub(super) fn checkpoint_of(&self, state: &TableState) -> Checkpoint {
+        let (phase, position, ordinal) = match &state.state {
+            Following::Ended(at) => return at.clone(),
+            Following::Recopy { from } => {
+                (CopyPhase::Copying { done: Vec::new(), sweep: Some(*from) }, self.nothing_copied(), self.ordinal)
+            }
+            Following::Yes => match &self.phase {
+                Phase::Copy { done, sweep, .. } if !self.finished => {
+                    let phase = CopyPhase::Copying { done: done.iter().cloned().collect(), sweep: *sweep };
+                    (phase, self.safe_position(&self.position), self.ordinal)
                 }
-                Following::Yes => match &self.phase {
-                    Phase::Copy { done, sweep, .. } if !self.finished => {
-                        let phase = CopyPhase::Copying { done: done.iter().cloned().collect(), sweep: *sweep };
-                        (phase, self.safe_position(&self.position), self.ordinal)
-                    }
-                    Phase::Copy { .. } => (CopyPhase::Copied, self.safe_position(&self.position), self.ordinal),
-                    Phase::Stream { .. } => (CopyPhase::Copied, state.position(&self.position), self.ordinal),
-                },
-            };
-            Checkpoint { table: state.table.name().to_owned(), phase, position, ordinal }
+                Phase::Copy { .. } => (CopyPhase::Copied, self.safe_position(&self.position), self.ordinal),
+                Phase::Stream { .. } => (CopyPhase::Copied, state.position(&self.position), self.ordinal),
+            },
         };
-        self.tables.iter().map(checkpoint).collect()
+        Checkpoint { table: state.table.name().to_owned(), phase, position, ordinal }
     }
 }
 

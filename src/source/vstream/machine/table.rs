@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Plan, Scratch, Transaction};
-use crate::change::{Change, Checkpoint, CopyPhase, Op, TableChanges};
+use crate::change::{Change, Checkpoint, Op, TableChanges};
 use crate::gtid::GtidSet;
 use crate::position::{ShardGtid, Vgtid};
 use crate::schema::{ColumnType, Table};
@@ -49,11 +49,7 @@ pub(super) enum Following {
         from: u64,
     },
     /// The table has ended; it stays where it was.
-    Ended {
-        phase: CopyPhase,
-        position: Vgtid,
-        ordinal: u64,
-    },
+    Ended(Checkpoint),
 }
 
 /// Why a table is copied anew whose rows had the wrong columns.
@@ -107,8 +103,7 @@ impl TableState {
         FieldPlan::new(field, &self.table, before, declared, plan.malformed_text)
     }
 
-    /// What an ALTER TABLE of columns or key means for the table.
-    /// `at` is when it was run, in seconds since 1970.
+    /// What an ALTER TABLE means for the table; `at` is when it was run, in seconds since 1970.
     pub(super) fn altered(&mut self, shard: &str, alterations: &[Alteration], at: i64) -> Option<Effect> {
         let shape = self.shapes.entry(shard.to_owned()).or_default();
         let misread = alterations.iter().any(|alteration| shape.is_misread(alteration, at));
@@ -334,8 +329,7 @@ impl TableState {
         self.discard();
         let table = Arc::clone(&self.table);
         self.push_committed(Change::Ended { table, error: Arc::new(error) });
-        let Checkpoint { phase, position, ordinal, .. } = at;
-        self.state = Following::Ended { phase, position, ordinal };
+        self.state = Following::Ended(at);
     }
 
     /// How far the table is when the stream is at `stream`: on shards where it is ahead, its own position.
