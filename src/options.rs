@@ -130,7 +130,8 @@ impl SourceOptions {
     /// How long connections that fail or break are tried again, with growing pauses; up to 24 hours. Default: 2 minutes.
     ///
     /// The time counts from the first failure since something was achieved: an answer of the MySQL server, a new position of the stream. The
-    /// very first connection, and the first to vtgate's gRPC port, is tried once. Refusals, such as of a password, are final.
+    /// very first connection, and the first to vtgate's gRPC port, has three attempts within half a second, however long this is. Refusals, such as of a
+    /// password, are final.
     #[must_use]
     pub fn with_retry_timeout(mut self, timeout: Duration) -> Self {
         self.retry_timeout = timeout;

@@ -3,13 +3,36 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::cancel::Cancel;
+use crate::{ErrorKind, Result};
 
 /// The pause after the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A server that is away for long is asked this often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often a first connection is tried.
+const FIRST_ATTEMPTS: u32 = 3;
+
+/// Makes a connection of a kind that was not made before. What is wrong with such a one is seldom cured by waiting; but a network may break it as it may
+/// any other, so one that is refused or breaks is tried twice more, within less than half a second. A server that says why it refuses, or that stays silent
+/// until the connect time limit, is not asked again.
+///
+/// # Errors
+/// That of the last attempt; `Cancelled`.
+pub(crate) fn first_connection<T>(cancel: &Cancel, mut connect: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut attempt = 1;
+    loop {
+        match connect() {
+            Err(error) if attempt < FIRST_ATTEMPTS && matches!(error.kind(), ErrorKind::Connect | ErrorKind::Tls) => {
+                log::warn!("a first connection is tried again (attempt {}): {error:#}", attempt + 1);
+                cancel.wait_until(Instant::now() + jittered(FIRST_PAUSE * attempt))?;
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
 
 /// An account of failures in a row. It bounds their time and not their number: a server that restarts refuses a hundred connections in a
 /// second, or a single one for ten.
@@ -72,6 +95,7 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn pauses_grow_up_to_the_longest_and_end_at_the_limit() {
@@ -109,6 +133,32 @@ mod tests {
         let mut retry = Retry::new(Duration::from_secs(10));
         let began = Instant::now();
         assert!(retry.failed(began, began + Duration::from_secs(11)).is_none());
+    }
+
+    #[test]
+    fn a_first_connection_is_tried_thrice_where_it_breaks_and_once_where_the_server_says_why() {
+        let attempts = |kind, good: u32| {
+            let mut made = 0;
+            let result = first_connection(&Cancel::new(), || {
+                made += 1;
+                if made == good { Ok(made) } else { Err(Error::new(kind, "no connection")) }
+            });
+            (made, result.map_err(|error| error.kind()))
+        };
+        for kind in [ErrorKind::Connect, ErrorKind::Tls] {
+            assert_eq!(attempts(kind, 1), (1, Ok(1)));
+            assert_eq!(attempts(kind, 3), (3, Ok(3)));
+            assert_eq!(attempts(kind, 4), (3, Err(kind)));
+        }
+        for kind in [ErrorKind::Auth, ErrorKind::Timeout, ErrorKind::Config, ErrorKind::Schema] {
+            assert_eq!(attempts(kind, 2), (1, Err(kind)));
+        }
+        let cancel = Cancel::new();
+        let result = first_connection(&cancel, || {
+            cancel.cancel();
+            Err::<(), _>(Error::new(ErrorKind::Connect, "no connection"))
+        });
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
     }
 
     #[test]

@@ -78,10 +78,9 @@ impl Connection {
         if self.server.is_vitess() {
             needed.push(self.workload);
         }
+        let set_up_by = |statement| format!("the session cannot be set up by `{statement}`");
         for statement in needed {
-            self.conn
-                .query_drop(statement)
-                .map_err(|cause| query_error(cause, format!("the session cannot be set up by `{statement}`")))?;
+            self.conn.query_drop(statement).map_err(|cause| query_error(cause, set_up_by(statement)))?;
         }
         if !self.server.is_vitess() {
             // A reader that waits for its destination must not be cut off, a long read is no mistake, no answer is to end before its last row, which
@@ -92,8 +91,11 @@ impl Connection {
                 "SET SESSION sql_select_limit = 18446744073709551615",
                 "SET SESSION completion_type = 'NO_CHAIN'",
             ] {
-                if let Err(refusal) = self.conn.query_drop(statement) {
-                    log::debug!("{}", query_error(refusal, format!("the server does not take `{statement}`")));
+                match self.conn.query_drop(statement) {
+                    Err(refusal @ mysql::Error::MySqlError(_)) => {
+                        log::debug!("{}", query_error(refusal, format!("the server does not take `{statement}`")));
+                    }
+                    result => result.map_err(|cause| query_error(cause, set_up_by(statement)))?,
                 }
             }
         }

@@ -9,7 +9,7 @@ use mysql::prelude::Queryable;
 use super::encode::{literal, push_printed};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
-use crate::retry::Retry;
+use crate::retry::{Retry, first_connection};
 use crate::schema::Column;
 use crate::server::{Connection, is_tablet_away, query_error, quoted};
 use crate::{Error, ErrorKind, Result};
@@ -92,7 +92,12 @@ pub(super) fn pause(retry: &mut Retry, began: Instant, failure: Failure) -> Resu
 }
 
 impl Session {
+    /// The first one for a purpose.
     pub(super) fn open(options: &SourceOptions) -> Result<Self> {
+        first_connection(&Cancel::new(), || Self::connect(options))
+    }
+
+    fn connect(options: &SourceOptions) -> Result<Self> {
         let mut connection = Connection::open(options, &Cancel::new())?;
         let refused = |cause| Error::from(failure(cause, "the session cannot be set up to write", &[]));
         let vitess = connection.server().is_vitess();
@@ -126,7 +131,7 @@ impl Session {
         let mut retry = Retry::new(self.options.retry_timeout());
         loop {
             let began = Instant::now();
-            match Self::open(&self.options) {
+            match Self::connect(&self.options) {
                 Ok(session) => {
                     *self = session;
                     return Ok(());

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{read, schema};
 use crate::cancel::Cancel;
 use crate::options::SourceOptions;
+use crate::retry::first_connection;
 use crate::schema::Table;
 use crate::server::Connection;
 use crate::source::patience::{Patience, unless};
@@ -48,7 +49,7 @@ impl Origin for MySql {
 
 impl MySql {
     pub(crate) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
-        let connection = Connection::open(options, cancel)?;
+        let connection = first_connection(cancel, || Connection::open(options, cancel))?;
         let server = connection.server().clone();
         let patience = Patience::new("MySQL", options.retry_timeout());
         Ok(Self { options: options.clone(), server, idle: Mutex::new(Some(connection)), patience })

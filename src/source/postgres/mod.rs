@@ -22,6 +22,7 @@ use crate::interval::{BoundValue, Interval};
 use crate::options::SourceOptions;
 use crate::place::IntervalType;
 use crate::policy::ZeroDates;
+use crate::retry::first_connection;
 use crate::schema::{Column, ColumnType, Table};
 use crate::{Error, ErrorKind, Result};
 
@@ -58,7 +59,7 @@ struct Described {
 
 impl Postgres {
     pub(super) fn open(options: &SourceOptions, cancel: &Cancel) -> Result<Self> {
-        let connection = Connection::open(options, cancel)?;
+        let connection = first_connection(cancel, || Connection::open(options, cancel))?;
         let server = ServerKind::Postgres { version: connection.version().to_owned() };
         let patience = Patience::new("PostgreSQL", options.retry_timeout());
         Ok(Self { options: options.clone(), server, idle: Mutex::new(Some(connection)), patience })

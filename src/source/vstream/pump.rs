@@ -64,6 +64,11 @@ impl Greeting {
             _ => Self::Unknown,
         }
     }
+
+    /// Whether so few bytes may be the beginning of an HTTP/2 server's first frame.
+    fn may_become_http2(bytes: &[u8]) -> bool {
+        bytes.len() < FRAME_HEADER && bytes.get(3).is_none_or(|kind| *kind == 4) && bytes.iter().skip(5).all(|stream| *stream == 0)
+    }
 }
 
 /// The running thread. Dropping it ends the thread and waits for it, which takes milliseconds.
@@ -391,6 +396,8 @@ impl Link {
                 self.answer_by = None;
                 Ok(())
             }
+            // The connection broke before all of its header was there.
+            Greeting::Unknown if Greeting::may_become_http2(seen) => Err(End::Closed { answered: false }),
             other => Err(End::Foreign(other)),
         }
     }
@@ -604,6 +611,20 @@ mod tests {
         drop(server);
         assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Tls))), "{end:?}"));
+
+        for count in 1..FRAME_HEADER {
+            let (pump, mut server, _grpc) = started(Duration::from_secs(10));
+            server.write_all(&SETTINGS[..count]).unwrap();
+            drop(server);
+            assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
+            pump.end(|end| assert!(matches!(end, Some(End::Closed { answered: false })), "{count}: {end:?}"));
+        }
+
+        let (pump, mut server, _grpc) = started(Duration::from_secs(10));
+        server.write_all(b"SSH-").unwrap();
+        drop(server);
+        assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
+        pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Unknown))), "{end:?}"));
 
         // Too short for a verdict, and nothing follows: the deadline decides.
         let (pump, mut server, _grpc) = started(Duration::from_millis(50));

@@ -12,7 +12,7 @@ use crate::gtid::GtidSet;
 use crate::options::{CaptureMode, CaptureOptions, GrpcCredentials, SourceOptions, TabletType};
 use crate::policy::MalformedText;
 use crate::position::{ServerShard, Vgtid, judge, list, set_of};
-use crate::retry::Retry;
+use crate::retry::{Retry, first_connection};
 use crate::schema::{Column, ColumnType, Table};
 use crate::sink::checkpoint::StoredPosition;
 use crate::source::Source;
@@ -367,7 +367,8 @@ impl<'a> Changes<'a> {
                 return Ok(());
             }
             let request = request(&self.capture, &running.machine, &position)?;
-            let connected = Channel::connect(&self.endpoint, &self.cancel).and_then(|channel| channel.vstream(&request));
+            let connect = || Channel::connect(&self.endpoint, &self.cancel).and_then(|channel| channel.vstream(&request));
+            let connected = if self.endpoint.proven { connect() } else { first_connection(&self.cancel, connect) };
             match connected {
                 Ok(stream) => {
                     running.stream = Some(stream);
@@ -375,7 +376,6 @@ impl<'a> Changes<'a> {
                     self.endpoint.proven = true;
                     return Ok(());
                 }
-                // The first connection of a run fails at once: what is wrong with it is seldom cured by waiting.
                 Err(error) if !self.endpoint.proven => return Err(error),
                 Err(error) => return self.broke(began, error),
             }

@@ -18,7 +18,7 @@ use crate::cancel::{Cancel, TICK};
 use crate::gtid::GtidSet;
 use crate::options::{CaptureOptions, TabletType};
 use crate::position::{ServerShard, Vgtid, judge};
-use crate::retry::Retry;
+use crate::retry::{Retry, first_connection};
 use crate::schema::Table;
 use crate::source::Source;
 use crate::{Error, ErrorKind, PositionFault, Result, StoredPosition};
@@ -133,12 +133,14 @@ impl Inquiry<'_> {
 
     /// Streams from `current` until every shard has said where it is. No shards means all that serve.
     fn peek(&self, shards: &[String]) -> Result<Vec<ServerShard>> {
+        if !self.endpoint.proven {
+            return first_connection(self.cancel, || self.peek_once(shards));
+        }
         let mut retry = Retry::new(self.source.options().retry_timeout());
         loop {
             let began = Instant::now();
             let error = match self.peek_once(shards) {
-                // As with any first connection, what is wrong is seldom cured by waiting.
-                Err(error) if error.is_transient() && self.endpoint.proven => error,
+                Err(error) if error.is_transient() => error,
                 result => return result,
             };
             if !retry.pause(began, self.cancel)? {

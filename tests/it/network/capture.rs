@@ -37,11 +37,6 @@ impl Case {
         self.server.cdc_uri(self.keyspace)
     }
 
-    /// Bytes of the server after which a gRPC connection stands: the first one of a run fails at once if it does not come to that.
-    fn greeting(&self) -> u64 {
-        if self.server.tls.is_some() { 6_000 } else { 200 }
-    }
-
     fn change(&mut self, generations: std::ops::Range<u64>) {
         let mut random = Random::new(generations.start + 1);
         for generation in generations {
@@ -61,6 +56,13 @@ impl Case {
     }
 }
 
+/// Places of a conversation of so many bytes: some where the first connection is made, and others that are evenly spread over all of it, none of them near
+/// the end: a conversation is not always of the same length.
+fn places(length: u64, even: u64) -> impl Iterator<Item = u64> {
+    let first = [1, 2, 30, 80, 200, 700, 1_300, 2_000].into_iter().filter(move |place| *place < length / 10);
+    first.chain((1..=even).map(move |place| length * (2 * place - 1) / (2 * even)))
+}
+
 /// Breaks the conversation of a copy, and that of a stream, at many places; within one run each is resumed, and everything is there.
 fn survives_at_every_place(server: &'static Server, keyspace: &'static str, table: &str) {
     let _logs = binary_logs_stay();
@@ -73,10 +75,9 @@ fn survives_at_every_place(server: &'static Server, keyspace: &'static str, tabl
     copied.capture_all(&source, &case.options);
     let length = network.grpc().server_bytes();
     assert!(length > 100_000, "{length}");
-    for point in 0..POINTS / 2 {
+    for (point, after) in places(length, POINTS / 2).enumerate() {
         let destination = Destination::new(Kind::Sqlite);
         let (sent, faults) = (network.grpc().server_bytes(), network.grpc().faults());
-        let after = case.greeting() + (length - case.greeting() - 200) * point / (POINTS / 2);
         network.grpc().set(once_after(sent, after, if point % 2 == 0 { cut } else { reset }));
         let report = destination.capture_all(&source, &case.options);
         assert_eq!(network.grpc().faults(), faults + 1, "{after} of {length}");
@@ -92,10 +93,9 @@ fn survives_at_every_place(server: &'static Server, keyspace: &'static str, tabl
     case.verify(&streamed);
     let length = network.grpc().server_bytes() - sent;
     assert!(length > 10_000, "{length}");
-    for point in 0..POINTS / 2 {
+    for (point, after) in places(length, POINTS / 2).enumerate() {
         let destination = case.copy_of(&copied);
         let (sent, faults) = (network.grpc().server_bytes(), network.grpc().faults());
-        let after = case.greeting() + (length - case.greeting() - 200) * point / (POINTS / 2);
         network.grpc().set(once_after(sent, after, if point % 2 == 0 { cut } else { reset }));
         destination.capture_all(&source, &case.options);
         assert_eq!(network.grpc().faults(), faults + 1, "{after} of {length}");
@@ -133,10 +133,9 @@ fn copy_and_stream_over_tls_survive_a_bit_that_flips() {
     case.copy_of(&copied).capture_all(&source, &case.options);
     let stream = network.grpc().server_bytes() - sent;
     for (length, streams) in [(copy, false), (stream, true)] {
-        for point in 0..8 {
+        for after in places(length, 8) {
             let destination = if streams { case.copy_of(&copied) } else { Destination::new(Kind::Sqlite) };
             let (sent, faults) = (network.grpc().server_bytes(), network.grpc().faults());
-            let after = case.greeting() + (length - case.greeting() - 200) * point / 8;
             network.grpc().set(once_after(sent, after, flip));
             destination.capture_all(&source, &case.options);
             assert_eq!(network.grpc().faults(), faults + 1, "{after} of {length}");
@@ -286,16 +285,9 @@ fn breaks_of_the_mysql_connection_of_a_capture_are_survived() {
         copied.capture_all(&source, &case.options);
         let length = network.mysql.server_bytes();
         case.change(1..20);
-        // Where the connection itself is made, the run ends; behind that, it asks again.
-        let opened = {
-            let sent = network.mysql.server_bytes();
-            drop(planetscale_ingest::Source::open(&source).unwrap());
-            network.mysql.server_bytes() - sent
-        };
-        for point in 0..10 {
+        for (point, after) in places(length, 10).enumerate() {
             let destination = case.copy_of(&copied);
             let (sent, faults) = (network.mysql.server_bytes(), network.mysql.faults());
-            let after = opened + 1 + (length - opened - 100) * point / 10;
             network.mysql.set(once_after(sent, after, if point % 2 == 0 { cut } else { reset }));
             destination.capture_all(&source, &case.options);
             assert_eq!(network.mysql.faults(), faults + 1, "{after} of {length}");

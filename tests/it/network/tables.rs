@@ -99,6 +99,36 @@ fn a_copy_that_breaks_at_any_place_is_begun_anew_and_is_whole() {
     }
 }
 
+#[test]
+fn a_first_connection_that_breaks_is_made_anew_and_one_that_always_breaks_ends_the_run_at_once() {
+    for (server, table) in [(mysql(), "net_o_mysql"), (vitess(), "net_o_plain"), (vitess_secure(), "net_o_tls")] {
+        let mut case = Case::new(server, table);
+        let expected = case.expected();
+        let (_, opening) = case.lengths();
+        // Before the greeting, within it, in the TLS handshake where there is one, in the login, in the set-up of the session.
+        for after in [0, 1, 20, opening / 4, opening / 2, opening - 20, opening - 5] {
+            for fault in [cut, reset] {
+                std::fs::remove_file(case.file()).unwrap();
+                let (sent, faults) = (case.network.mysql.server_bytes(), case.network.mysql.faults());
+                case.network.mysql.set(once_after(sent, after + 1, fault));
+                let report = case.run("", IngestOptions::new()).unwrap();
+                assert_eq!(report.tables[0].state, TableState::Complete, "{table} at {after} of {opening}");
+                assert_eq!(report.tables[0].notes, [""; 0]);
+                assert_eq!(case.network.mysql.faults(), faults + 1);
+                assert_eq!(case.stored(), expected);
+
+                let connections = case.network.mysql.connections();
+                case.network.mysql.set(move |_, _| fault(Way::FromServer, after));
+                let begun = Instant::now();
+                let error = Source::open(&case.uri).unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::Connect | ErrorKind::Tls), "{table} at {after} of {opening}: {error:?}");
+                assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+                assert_eq!(case.network.mysql.connections(), connections + 3, "{table} at {after} of {opening}");
+            }
+        }
+    }
+}
+
 /// A bit that arrives as another is found by TLS, and the copy is begun anew.
 #[test]
 fn a_copy_over_tls_with_a_bit_that_flips_is_begun_anew_and_is_whole() {
