@@ -55,44 +55,38 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     require_vitess(source)?;
     let mut accounts = accounts(source, sink, options)?;
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
-    // Nothing is written before every position has been judged.
-    let mut request = CaptureRequest::new().with_malformed_text(options.malformed_text());
-    let mut refused = None;
-    for account in accounts.iter_mut().filter(|account| !account.is_failed()) {
-        let stored = match options.full_refresh() {
-            true => None,
-            false => match sink.resume(&account.target, account.table.name()) {
-                Ok((stored, note)) => {
-                    account.report.notes.extend(note);
-                    stored
-                }
-                Err(error) if error.kind() == ErrorKind::Sink => return Err(error),
-                // What is wrong with one table does not keep the others from being captured.
-                Err(error) => {
-                    account.report.state = TableState::Failed { error: format!("{error:#}") };
-                    refused.get_or_insert(error);
-                    continue;
-                }
-            },
-        };
-        request = request.with_table(account.table.clone(), stored);
-    }
-    if let Some(error) = refused.filter(|_| accounts.iter().all(Account::is_failed)) {
-        return Err(error);
-    }
     let cancel = options.cancel().child();
-    let changes = Changes::start(source, request, cancel.clone())?;
-    for (table, note) in changes.notes() {
-        if let Some(account) = accounts.iter_mut().find(|account| account.table.name() == table) {
-            account.report.notes.push(note.to_owned());
+    let (changes, mut merge) = loop {
+        let (request, mut notes) = resume(sink, &mut accounts, options)?;
+        let changes = Changes::start(source, request, cancel.clone())?;
+        notes.extend(changes.notes().map(|(table, note)| (table.to_owned(), note.to_owned())));
+        // Nothing is written before every position has been judged.
+        let mut merge = sink.merge(deletes)?;
+        let mut refused = None;
+        for table in changes.tables() {
+            let Some(account) = accounts.iter_mut().find(|account| account.table.name() == table.name()) else { continue };
+            if let Err(error) = merge.add_table(table, &account.target, options.full_refresh()) {
+                // Two runs at once are not to share the tables among them.
+                if !is_of_one_table(&error) || error.kind() == ErrorKind::Conflict {
+                    return Err(error);
+                }
+                account.fail(&error);
+                refused = Some(error);
+                break;
+            }
         }
-    }
-    let mut merge = sink.merge(deletes)?;
-    for table in changes.tables() {
-        if let Some(account) = accounts.iter().find(|account| account.table.name() == table.name()) {
-            merge.add_table(table, &account.target, options.full_refresh())?;
+        let Some(error) = refused else {
+            for account in &mut accounts {
+                let own = notes.iter().filter(|(table, _)| table == account.table.name());
+                account.report.notes.extend(own.map(|(_, note)| note.clone()));
+            }
+            break (changes, merge);
+        };
+        // The stream is made anew, without a table that nobody takes the changes of.
+        if accounts.iter().all(Account::is_failed) {
+            return Err(error);
         }
-    }
+    };
     let held_at_most = match source.options().capture().map(CaptureOptions::mode) {
         Some(CaptureMode::Stream) => HELD_IN_STREAM,
         _ => HELD_IN_BATCH,
@@ -121,6 +115,41 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
         report.tables.push(entry);
     }
     Ok(report)
+}
+
+/// Where the tables stand that have not failed, and what is to be said of them, by their names at the source.
+fn resume(sink: &mut Sink, accounts: &mut [Account], options: &IngestOptions) -> Result<(CaptureRequest, Vec<(String, String)>)> {
+    let mut request = CaptureRequest::new().with_malformed_text(options.malformed_text());
+    let mut notes = Vec::new();
+    let mut refused = None;
+    for account in accounts.iter_mut().filter(|account| !account.is_failed()) {
+        let table = account.table.name();
+        let stored = match options.full_refresh() {
+            true => None,
+            false => match sink.resume(&account.target, table) {
+                Ok((stored, note)) => {
+                    notes.extend(note.map(|note| (table.to_owned(), note)));
+                    stored
+                }
+                Err(error) if !is_of_one_table(&error) => return Err(error),
+                Err(error) => {
+                    account.fail(&error);
+                    refused = Some(error);
+                    continue;
+                }
+            },
+        };
+        request = request.with_table(account.table.clone(), stored);
+    }
+    match refused {
+        Some(error) if accounts.iter().all(Account::is_failed) => Err(error),
+        _ => Ok((request, notes)),
+    }
+}
+
+/// Whether other tables can be captured all the same: what is wrong is not the destination itself.
+fn is_of_one_table(error: &Error) -> bool {
+    !error.is_transient() && !matches!(error.kind(), ErrorKind::Sink | ErrorKind::Cancelled | ErrorKind::Auth | ErrorKind::Tls)
 }
 
 fn check(options: &IngestOptions) -> Result<()> {
@@ -164,6 +193,10 @@ fn accounts(source: &Source, sink: &mut Sink, options: &IngestOptions) -> Result
 }
 
 impl Account {
+    fn fail(&mut self, error: &Error) {
+        self.report.state = TableState::Failed { error: format!("{error:#}") };
+    }
+
     fn is_failed(&self) -> bool {
         matches!(self.report.state, TableState::Failed { .. })
     }

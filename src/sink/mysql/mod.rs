@@ -136,8 +136,9 @@ impl MySql {
                         .map(String::as_str)
                         .collect();
                     let message = format!("{}; deploy it by: {};", failure.error, missing.join("; "));
-                    let error = Error::new(ErrorKind::Sink, message).with_table(name);
-                    return Ok(Made::Refused(error));
+                    // Without the table of checkpoints nothing can be captured; without another one, all but that.
+                    let kind = if purpose == Purpose::Checkpoints { ErrorKind::Sink } else { ErrorKind::Unsupported };
+                    return Ok(Made::Refused(Error::new(kind, message).with_table(name)));
                 }
                 Err(failure) => return Err(failure.error.with_table(name)),
             }
@@ -175,7 +176,7 @@ impl MySql {
         let attempted = format!("vtgate cannot be told how the rows of `{name}` are spread over the shards");
         if let Err(failure) = self.session.try_execute(&route, &attempted, &[]) {
             let message = format!("{}; deploy it by: {route};", failure.error);
-            return Err(Error::new(ErrorKind::Sink, message).with_table(name));
+            return Err(Error::new(ErrorKind::Unsupported, message).with_table(name));
         }
         self.wait_until_known(name, Some(&route), &attempted)?;
         Ok(vec![column.name.clone()])

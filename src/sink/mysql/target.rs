@@ -348,7 +348,7 @@ impl MySql {
     /// Alters a table. What fails can be repeated: a step that was taken does not come again, or changes nothing.
     ///
     /// # Errors
-    /// `Sink` with the statements to deploy, if the server lets nobody alter tables.
+    /// `Unsupported` with the statements to deploy, if the server lets nobody alter tables.
     pub(super) fn alter(&mut self, name: &TableName, stored: &Table, steps: &[Step]) -> Result<()> {
         let table = qualified(name);
         for step in steps {
@@ -362,7 +362,7 @@ impl MySql {
                     let error = match failure.fault {
                         Fault::NoDdl => {
                             let message = format!("{}; deploy it by: {};", failure.error, statements.join("; "));
-                            Error::new(ErrorKind::Sink, message).with_cause(failure.error)
+                            Error::new(ErrorKind::Unsupported, message).with_cause(failure.error)
                         }
                         _ => failure.error,
                     };

@@ -1,7 +1,7 @@
 //! What is refused before anything is captured, and how it is said.
 
 use mysql::prelude::Queryable;
-use planetscale_ingest::{Error, ErrorKind, IngestOptions, Sink, Source, ingest};
+use planetscale_ingest::{Error, ErrorKind, IngestOptions, Sink, Source, TableState, ingest};
 
 use super::fixture::{BOTH, Destination, Kind, binary_logs_stay, create, insert};
 use crate::support::servers::{mysql, vitess, vitess_secure};
@@ -66,6 +66,44 @@ fn each_way_to_fail_on_tls_and_passwords_has_its_own_sentence() {
     let destination = Destination::new(Kind::Sqlite);
     let skipping = good.replace("tls=true", "tls=skip-verify").replace(&format!("&tls_ca={ca}"), "");
     destination.capture_all(&skipping, &IngestOptions::new().with_tables(["product"]));
+}
+
+/// Of three tables, the destination cannot take the second one as it is.
+#[test]
+fn a_table_that_does_not_fit_its_destination_ends_alone() {
+    let _logs = binary_logs_stay();
+    for kind in BOTH {
+        let names = ["a", "b", "c"].map(|name| format!("unfit_{kind:?}_{name}").to_lowercase());
+        let mut conns = names.each_ref().map(|name| create(vitess(), "commerce", name));
+        for (conn, name) in conns.iter_mut().zip(&names) {
+            insert(conn, name, 0..200, 0);
+        }
+        let destination = Destination::new(kind);
+        let unfit = &names[1];
+        let declared = if kind == Kind::Sqlite { "id text primary key not null" } else { "id date primary key" };
+        destination.execute(&format!("create table {unfit} ({declared})"));
+        let options = IngestOptions::new().with_tables(&names);
+        for refresh in [false, true, false] {
+            if refresh {
+                // Everything is built anew, and the old one does not matter.
+                destination.capture_all(&vitess().cdc_uri("commerce"), &options.clone().with_full_refresh(true));
+                names.iter().zip(&mut conns).for_each(|(name, conn)| destination.assert_equals(conn, name));
+                destination.execute(&format!("drop table {unfit}"));
+                destination.execute(&format!("create table {unfit} ({declared})"));
+                continue;
+            }
+            conns[0].query_drop(format!("update {} set name = 'changed' where id % 2 = 0", names[0])).unwrap();
+            let report = destination.capture(&vitess().cdc_uri("commerce"), &options).unwrap();
+            for (index, entry) in report.tables.iter().enumerate() {
+                match (&entry.state, index) {
+                    (TableState::Failed { error }, 1) => assert!(error.contains(unfit.as_str()), "{kind:?}: {error}"),
+                    (TableState::Complete, 0 | 2) => destination.assert_equals(&mut conns[index], &names[index]),
+                    (state, _) => panic!("{kind:?}: {}: {state:?}", names[index]),
+                }
+            }
+            assert_eq!(destination.query(&format!("select * from {unfit}")), [[]; 0] as [Vec<Option<String>>; 0]);
+        }
+    }
 }
 
 #[test]

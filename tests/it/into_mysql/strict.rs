@@ -3,9 +3,9 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use planetscale_ingest::{IngestOptions, Strategy, TableName};
+use planetscale_ingest::{IngestOptions, Strategy, TableName, TableState};
 
-use super::{COLUMNS, assert_same, connected, content, insert, load_all, printed, refused, run, source, source_uri};
+use super::{COLUMNS, assert_same, connected, content, insert, load, load_all, printed, refused, run, source, source_uri};
 use crate::capture::fixture;
 use crate::support::servers::{Server, cluster, vitess, wait_for_column};
 
@@ -25,13 +25,17 @@ impl Strict {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let table = format!("create table there ({COLUMNS}); create table there_too ({COLUMNS});");
-        let captured = format!("create table captured ({FIXTURE_COLUMNS}, {OURS}); create table _ingest_checkpoint ({CHECKPOINT});");
+        let captured = format!(
+            "create table captured ({FIXTURE_COLUMNS}, {OURS}); create table into_strict_one ({FIXTURE_COLUMNS}, {OURS}); \
+             create table _ingest_checkpoint ({CHECKPOINT});"
+        );
         for (keyspace, vschema) in [
             ("commerce", r#"{"tables": {"there": {}, "there_too": {}}}"#),
             (
                 "customer",
                 r#"{"sharded": true, "vindexes": {"by_hash": {"type": "hash"}, "by_text": {"type": "xxhash"}}, "tables": {
                     "captured": {"column_vindexes": [{"column": "id", "name": "by_hash"}]},
+                    "into_strict_one": {"column_vindexes": [{"column": "id", "name": "by_hash"}]},
                     "_ingest_checkpoint": {"column_vindexes": [{"column": "dest_table", "name": "by_text"}]},
                     "there": {"column_vindexes": [{"column": "id", "name": "by_hash"}]},
                     "there_too": {"column_vindexes": [{"column": "id", "name": "by_hash"}]}}}"#,
@@ -117,6 +121,14 @@ fn capture(strict: &Server) {
     let error = refused(&server.cdc_uri("commerce"), &strict.uri("customer"), &to("missing_too"));
     let deploy = "ADD VINDEX `by_hash`(`id`) USING hash";
     assert!(error.contains("deploy it by: CREATE TABLE `missing_too` (`id` bigint NOT NULL, ") && error.contains(deploy), "{error}");
+    // One that is missing does not keep another from being captured.
+    let both = ["into_strict_one", "into_strict_two"];
+    let mut conns = both.map(|name| fixture::create(server, "commerce", name));
+    both.iter().zip(&mut conns).for_each(|(name, conn)| fixture::insert(conn, name, 0..10, 0));
+    let report = load(&server.cdc_uri("commerce"), &strict.uri("customer"), &IngestOptions::new().with_tables(both)).unwrap();
+    assert_eq!((&report.tables[0].state, report.tables[0].rows_inserted), (&TableState::Complete, 10));
+    let TableState::Failed { error } = &report.tables[1].state else { panic!("{report:?}") };
+    assert!(error.contains("deploy it by: CREATE TABLE `into_strict_two` ("), "{error}");
     let mut there = connected(strict, "customer");
     let mut follow = |options: &IngestOptions| {
         load_all(&server.cdc_uri("commerce"), &strict.uri("customer"), options);

@@ -86,6 +86,42 @@ fn tables_that_keep_their_names_are_captured_together() {
 }
 
 #[test]
+fn a_table_that_does_not_fit_its_destination_ends_alone() {
+    let _logs = binary_logs_stay();
+    for place in [PLAIN, SHARDED] {
+        let names = ["a", "b", "c"].map(|name| format!("into_unfit_{}_{name}", place.database));
+        let mut there = place.conn();
+        let mut conns = names.each_ref().map(|name| create(vitess(), "commerce", name));
+        for (conn, name) in conns.iter_mut().zip(&names) {
+            forget(&mut there, name);
+            insert(conn, name, 0..300, 0);
+        }
+        let unfit = &names[1];
+        let _unfit = place.make(unfit, "id bigint not null primary key, name date, what_is_this int not null");
+        let options = IngestOptions::new().with_tables(&names);
+        for generation in 1..3 {
+            run(&mut conns[0], &format!("update {} set name = 'g{generation}' where id % 3 = 0", names[0]));
+            let report = load(&vitess().cdc_uri("commerce"), &place.uri(), &options).unwrap();
+            for (index, entry) in report.tables.iter().enumerate() {
+                match (&entry.state, index) {
+                    (TableState::Failed { error }, 1) => assert!(error.contains(unfit.as_str()), "{}: {error}", place.name),
+                    (TableState::Complete, 0 | 2) => {
+                        assert_rows(&source_rows(&mut conns[index], &names[index]), &rows(&mut there, &names[index]), place.name);
+                    }
+                    (state, _) => panic!("{}: {}: {state:?}", place.name, names[index]),
+                }
+            }
+            assert_eq!(printed(&mut there, &format!("select count(*) from {unfit}")), [[Some("0".to_owned())]]);
+        }
+        place.drop_table(unfit);
+        complete(load(&vitess().cdc_uri("commerce"), &place.uri(), &options), place);
+        for (conn, name) in conns.iter_mut().zip(&names) {
+            assert_rows(&source_rows(conn, name), &rows(&mut there, name), place.name);
+        }
+    }
+}
+
+#[test]
 fn deleted_rows_stay_marked_with_their_values_or_go() {
     let _logs = binary_logs_stay();
     for place in ALL {
