@@ -6,7 +6,7 @@ use planetscale_ingest::{Cancel, ErrorKind, IngestOptions, TableState, ZeroDates
 
 use super::fixture::{BOTH, Destination, Kind, binary_logs_stay, create_with};
 use crate::support::proxy::{Fault, Proxy, Way};
-use crate::support::servers::{Server, vitess};
+use crate::support::servers::{Server, route, vitess};
 
 /// How a column of a key is printed, so that both sides can be compared as text.
 #[derive(Debug, Clone, Copy)]
@@ -270,8 +270,7 @@ impl Table {
         conn.query_drop(format!("drop table if exists {name}")).unwrap();
         let sql = format!("create table {name} (v int not null, {}, note mediumtext, primary key ({}, v))", case.declared, case.key);
         conn.query_drop(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        // Vitess refuses to add a vindex that an earlier run has left behind.
-        let _ = conn.query_drop(format!("alter vschema on customer.{name} add vindex by_hash(v)"));
+        route(conn, "customer", &name, "by_hash(v)");
         Self { name, case, sharded: true }
     }
 
@@ -780,6 +779,7 @@ fn rows_are_found_after_their_key_was_declared_anew() {
             ("timestamp", "timestamp(6)", Print::DateTime, moments),
             ("time", "time(6)", Print::Time, times),
             ("binary(4)", "binary(6)", Print::Bytes, bytes),
+            ("bit(8)", "bit(16)", Print::Bit, ["1", "0", "2", "3", "4", "5", "6", "255"]),
         ];
         let tables: Vec<(Table, &str)> = cases
             .into_iter()
@@ -809,11 +809,43 @@ fn rows_are_found_after_their_key_was_declared_anew() {
         let mut wrong = Vec::new();
         for (table, _) in &tables {
             let expected = table.at_source(&mut conn);
-            wrong.extend(destinations.iter().filter_map(|(destination, hard)| table.difference(&expected, destination, *hard)));
+            for (destination, hard) in &destinations {
+                // To DuckDB bits of another length are another key: with soft deletes the row of the old one stays, marked as deleted.
+                match destination.kind == Kind::DuckDb && !hard && table.name.starts_with("anew_bit") {
+                    true => assert_eq!(table.at(destination, "not _cdc_deleted"), expected, "{}", table.name),
+                    false => wrong.extend(table.difference(&expected, destination, *hard)),
+                }
+            }
             conn.query_drop(format!("drop table {}", table.name)).unwrap();
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
+}
+
+/// SQLite stores both as text, in which a day has no time; DuckDB has another type for each, and refuses to go on.
+#[test]
+fn a_day_that_becomes_a_moment_is_stored_as_one_in_all_rows() {
+    let _logs = binary_logs_stay();
+    let server = vitess();
+    let mut conn = create_with(server, "commerce", "anew_day", "id int not null, k date not null, v int, primary key (k, id)");
+    conn.query_drop("insert into anew_day values (1, '2024-01-01', 1), (2, '2024-01-02', 1), (3, '2024-01-03', 1)").unwrap();
+    let options = IngestOptions::new().with_tables(["anew_day"]);
+    let uri = server.cdc_uri("commerce");
+    let (sqlite, duckdb) = (Destination::new(Kind::Sqlite), Destination::new(Kind::DuckDb));
+    for destination in [&sqlite, &duckdb] {
+        destination.capture_all(&uri, &options);
+    }
+    conn.query_drop("update anew_day set v = 2 where id = 1").unwrap();
+    conn.query_drop("alter table anew_day modify k datetime not null").unwrap();
+    conn.query_drop("update anew_day set v = 3 where id = 2").unwrap();
+    conn.query_drop("delete from anew_day where id = 3").unwrap();
+    let report = sqlite.capture_all(&uri, &options);
+    assert!(report.tables[0].notes.iter().any(|note| note.starts_with("copied anew")), "{report:?}");
+    let rows = sqlite.query("select id || ' ' || k || ' ' || v from anew_day where not _cdc_deleted order by id");
+    assert_eq!(rows, [[Some("1 2024-01-01 00:00:00 2".to_owned())], [Some("2 2024-01-02 00:00:00 3".to_owned())]]);
+    let error = duckdb.capture(&uri, &options).unwrap_err().to_string();
+    assert!(error.contains("`anew_day.k` is DATE in the destination") && error.contains("full_refresh"), "{error}");
+    conn.query_drop("drop table anew_day").unwrap();
 }
 
 /// DuckDB has no place for such a date, and by a NULL no row is found again.

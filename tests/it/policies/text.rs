@@ -200,6 +200,34 @@ fn capture_takes_the_bytes_of_all_rows_alike() {
     }
 }
 
+/// The server writes all rows anew, and tells nobody of it.
+#[test]
+fn bytes_of_another_character_set_are_those_of_all_rows() {
+    let _stay = binary_logs_stay();
+    let source = vitess().cdc_uri("commerce");
+    for kind in BOTH {
+        let table = "no_text_converted";
+        let mut conn = create_with(vitess(), "commerce", table, "id int primary key, v varchar(9), w varchar(9)");
+        conn.query_drop(format!("alter table {table} convert to character set latin1")).unwrap();
+        conn.query_drop("set names utf8mb4").unwrap();
+        conn.query_drop(format!("insert into {table} values (1, 'ü', 'ä'), (2, 'é', 'ö')")).unwrap();
+        let destination = Destination::new(kind);
+        let options = with(table, MalformedText::Bytes);
+        destination.capture_all(&source, &options);
+        for (statement, id) in [("modify v varchar(9) character set utf8mb4", 3), ("convert to character set utf8mb4", 4)] {
+            conn.query_drop(format!("alter table {table} {statement}")).unwrap();
+            conn.query_drop(format!("insert into {table} values ({id}, 'ß', 'ß')")).unwrap();
+            let report = destination.capture_all(&source, &options);
+            assert!(report.tables[0].notes.iter().any(|note| note.starts_with("copied anew")), "{kind:?} {statement}: {report:?}");
+            for column in ["v", "w"] {
+                let found = destination.query(&format!("select id, hex({column}) from {table} where not _cdc_deleted order by id"));
+                assert_eq!(found, bytes_at_source(&mut conn, table, column), "{kind:?} {statement} {column}");
+            }
+        }
+        conn.query_drop(format!("drop table {table}")).unwrap();
+    }
+}
+
 #[test]
 fn new_columns_of_text_hold_bytes_too_with_the_defaults_of_older_rows() {
     let _stay = binary_logs_stay();

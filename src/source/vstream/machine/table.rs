@@ -7,7 +7,7 @@ use super::{Plan, Scratch, Transaction};
 use crate::change::{Change, Checkpoint, Op, TableChanges};
 use crate::gtid::GtidSet;
 use crate::position::{ShardGtid, Vgtid};
-use crate::schema::{ColumnType, Table};
+use crate::schema::{Column, ColumnType, Table};
 use crate::source::vstream::ddl::Alteration;
 use crate::source::vstream::decode::{self, FieldPlan};
 use crate::source::vstream::event::{FieldEvent, RowChange, RowImage};
@@ -151,18 +151,22 @@ impl TableState {
         let is_rewritten = |alteration: &Alteration| match alteration {
             Alteration::Modify { column, definition, .. } => self.table.column(column).is_some_and(|column| {
                 definition.is_generated()
-                    || definition.is_any(&["binary", "float", "double", "real", "json"])
+                    || definition.is_any(&["binary", "bit", "datetime", "timestamp", "float", "double", "real", "json"])
+                    // Of text that is read as bytes, those of another character set are others.
+                    || column.is_text_as_bytes()
                     || matches!(
                         column.column_type(),
                         ColumnType::Decimal { .. }
                             | ColumnType::DateTime { .. }
                             | ColumnType::Timestamp { .. }
                             | ColumnType::Time { .. }
+                            | ColumnType::Bit { .. }
                             | ColumnType::Float
                             | ColumnType::Double
                             | ColumnType::Binary { fixed: Some(_) }
                     )
             }),
+            Alteration::Convert => self.table.columns().iter().any(Column::is_text_as_bytes),
             _ => false,
         };
         if becomes_char || alterations.iter().any(is_rewritten) {
