@@ -26,7 +26,7 @@ use crate::source::vstream::serving::{Inquiry, Serving};
 use crate::source::vstream::shape::Shape;
 use crate::source::vstream::transport::{Channel, Endpoint, Received, Stream};
 use crate::source::vstream::watch::{Brought, Watch};
-use crate::source::vstream::{proto, server};
+use crate::source::vstream::{proto, server, status};
 use crate::tls::TlsFiles;
 use crate::value::{DateTime, ValueRef};
 use crate::{Error, ErrorKind, PositionFault, Result};
@@ -429,7 +429,8 @@ impl<'a> Changes<'a> {
         }
         // vtgate has one code for whatever it does not know, and its tablets have many ways to say that they are about to restart.
         let is_unknown = error.kind() == ErrorKind::Source;
-        if !error.is_transient() && !is_unknown {
+        let is_unnoticed = status::is_unnoticed(&error) && running.machine.tables().all(|table| self.is_there(table));
+        if !error.is_transient() && !is_unknown && !is_unnoticed {
             let error = match error.position_fault() {
                 Some(PositionFault::Shards) => self.shards_are_gone(running.machine.shards(), error),
                 _ => error,
@@ -449,6 +450,11 @@ impl<'a> Changes<'a> {
         let failures = self.retry.failures();
         log::warn!("the stream broke and is resumed from the last commit (failure {failures} without a new position): {error:#}");
         self.cancel.wait_until(until)
+    }
+
+    /// Whether the server has a table, which its tablets may not have noticed yet.
+    fn is_there(&self, table: &Table) -> bool {
+        self.source.table_unless(table.name(), &self.cancel).is_ok()
     }
 
     /// Names the shards of the position and those that serve, where vtgate names one at most.

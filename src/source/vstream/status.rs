@@ -16,6 +16,13 @@ struct Meaning {
     sentence: &'static str,
 }
 
+const NO_SUCH_TABLE: &str = "the tablet knows no such table: a replica may take minutes to notice a new one";
+
+/// Whether a tablet has not noticed a table yet, or there is none.
+pub(super) fn is_unnoticed(error: &Error) -> bool {
+    error.kind() == ErrorKind::Schema && error.to_string().starts_with(NO_SUCH_TABLE)
+}
+
 /// Read from the top: the first fragment that the text holds decides. Errors of a tablet arrive as UNKNOWN whatever they were, so the text says
 /// more than the code.
 const MEANINGS: &[Meaning] = &[
@@ -41,11 +48,7 @@ const MEANINGS: &[Meaning] = &[
     },
     // Where the sets are compared before streaming, this is a tablet that lags behind after a failover.
     Meaning { fragments: &["GTIDSet Mismatch"], kind: ErrorKind::Connect, sentence: "no tablet has reached the position" },
-    Meaning {
-        fragments: &["is not present in the database"],
-        kind: ErrorKind::Schema,
-        sentence: "the tablet knows no such table: a replica may take minutes to notice a new one",
-    },
+    Meaning { fragments: &["is not present in the database"], kind: ErrorKind::Schema, sentence: NO_SUCH_TABLE },
     Meaning {
         fragments: &["needs a position or a table to copy"],
         kind: ErrorKind::Schema,

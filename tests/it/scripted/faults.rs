@@ -158,7 +158,6 @@ fn errors_that_waiting_does_not_cure_are_not_tried_again() {
         (13, "minimal binlog_row_image is not supported by Vitess VReplication", "leaves out columns"),
         (8, "grpc: trying to send message larger than max (17000000 vs. 16777216)", "--grpc-max-message-size"),
         (12, "unknown service vtgateservice.Vitess", "--service-map"),
-        (2, "table t is not present in the database", "knows no such table"),
         // As versions up to 22 answer a position that is purged; later ones are silent.
         (2, "Cannot replicate because the source purged required binary logs (errno 1236) (sqlstate HY000)", "no longer hold"),
     ];
@@ -180,6 +179,27 @@ fn errors_that_waiting_does_not_cure_are_not_tried_again() {
         assert_eq!(server.requests().len() - begun, 1, "{text}");
         assert_eq!(destination.rows().len(), 3);
     }
+}
+
+/// A tablet reads its schema now and then, a replica every half hour.
+#[test]
+fn a_table_that_its_tablet_has_not_noticed_yet_is_waited_for() {
+    let server = Stage::new(1).start(|request, responder| {
+        if request.number < 3 {
+            return Ok(Ending::status(2, "table t is not present in the database"));
+        }
+        copy(responder, &ROWS, 1)?;
+        Ok(Ending::Ok)
+    });
+    let destination = Destination::new();
+    destination.capture_all(&uri(&server, ""));
+    assert_eq!((server.requests().len(), destination.rows().len()), (4, 3));
+
+    let server = Stage::new(1).start(|_, _| Ok(Ending::status(2, "table t is not present in the database")));
+    let error = Destination::new().capture(&uri(&server, "&retry_timeout=2s")).unwrap_err();
+    let said = format!("{error:#}");
+    assert!(said.contains("for 2s (`retry_timeout`)") && said.contains("knows no such table"), "{said}");
+    assert!(server.requests().len() > 3, "{}", server.requests().len());
 }
 
 #[test]
