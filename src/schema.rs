@@ -123,6 +123,10 @@ impl Table {
             }
             key.push(index);
         }
+        // Of another key nobody says that the beginnings of its values tell rows apart.
+        if !self.primary_key.iter().all(|column| key.contains(column)) {
+            self.columns.iter_mut().for_each(|column| column.key_prefix = None);
+        }
         self.primary_key = key;
         Ok(self)
     }
@@ -217,6 +221,8 @@ pub struct Column {
     text_as_bytes: bool,
     /// MySQL's `COLUMN_TYPE`, where the source is MySQL.
     declared: Option<String>,
+    /// Of how many of its characters, or bytes, the source's primary key is; `None`: of all of them.
+    key_prefix: Option<u32>,
 }
 
 impl PartialEq for Column {
@@ -230,13 +236,33 @@ impl PartialEq for Column {
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, column_type: ColumnType, nullable: bool) -> Self {
-        Self { name: name.into(), column_type, nullable, generated: false, collation: None, text_as_bytes: false, declared: None }
+        Self {
+            name: name.into(),
+            column_type,
+            nullable,
+            generated: false,
+            collation: None,
+            text_as_bytes: false,
+            declared: None,
+            key_prefix: None,
+        }
     }
 
     #[must_use]
     pub(crate) fn with_collation(mut self, collation: Option<String>) -> Self {
         self.collation = collation;
         self
+    }
+
+    /// The same column, of whose values the source's primary key is of the beginnings only.
+    #[must_use]
+    pub(crate) fn with_key_prefix(mut self, prefix: Option<u32>) -> Self {
+        self.key_prefix = prefix;
+        self
+    }
+
+    pub(crate) fn key_prefix(&self) -> Option<u32> {
+        self.key_prefix.filter(|_| !self.text_as_bytes)
     }
 
     /// The type as MySQL declares it, which tells more than [`ColumnType`] does: `CHAR` from `VARCHAR`, `TEXT` from `LONGTEXT`.

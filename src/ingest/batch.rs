@@ -127,6 +127,7 @@ fn copy_table(
     progress: impl Fn(&TableReport),
 ) -> Result<()> {
     sink.check_name(target)?;
+    sink.check_not_source(target, table.name(), source.options())?;
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let plan = plan(sink, options, table, target)?;
     reading.interval.clone_from(&plan.interval);

@@ -243,14 +243,18 @@ fn append_counted(destination: &mut dyn Destination, table: &TableName, batch: &
     }
     for (column, data) in columns.iter().zip(batch.columns()) {
         if !data.replaced().is_empty() {
-            let change = match data.values() {
-                Values::DateTime(_) => ValueChange::DateOutOfRangeToNull,
-                _ => ValueChange::TextReplaced,
-            };
-            changed.add(column.name(), change, data.replaced().len() as u64);
+            changed.add(column.name(), change_of_replaced(data.values()), data.replaced().len() as u64);
         }
     }
     Ok(())
+}
+
+/// What was done to values that the source's reader replaced.
+fn change_of_replaced(values: &Values) -> ValueChange {
+    match values {
+        Values::DateTime(_) => ValueChange::DateOutOfRangeToNull,
+        _ => ValueChange::TextReplaced,
+    }
 }
 
 /// An identifier as SQL takes it, whatever it holds.
@@ -394,8 +398,7 @@ impl Sink {
         self.store.check_name(name)
     }
 
-    /// Refuses to capture a table into itself.
-    #[cfg(feature = "vstream")]
+    /// Refuses to move a table into itself.
     pub(crate) fn check_not_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<()> {
         if !self.store.is_source(name, table, source)? {
             return Ok(());

@@ -61,8 +61,7 @@ pub(crate) trait Store: Send {
     fn set_out_of_range(&mut self, policy: OutOfRange);
     fn check_name(&self, name: &TableName) -> Result<()>;
 
-    /// Whether a name stands for a table of this database of a source. Never so in files.
-    #[cfg(feature = "vstream")]
+    /// Whether a name stands for a table of this database of a source. Files are compared as a whole.
     fn is_source(&mut self, _name: &TableName, _table: &str, _source: &SourceOptions) -> Result<bool> {
         Ok(false)
     }

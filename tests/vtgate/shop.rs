@@ -252,8 +252,8 @@ impl Database {
                 tables.flat_map(|(table, columns)| (0..columns.len()).map(move |at| row(table, at))).collect(),
             )
         } else if statement.contains("FROM information_schema.statistics") {
-            let rows = tables.map(|(table, columns)| vec![text(table), text("1"), text(columns[0].0)]).collect();
-            (&["table_name", "seq_in_index", "column_name"], rows)
+            let rows = tables.map(|(table, columns)| vec![text(table), text("1"), text(columns[0].0), None]).collect();
+            (&["table_name", "seq_in_index", "column_name", "sub_part"], rows)
         } else {
             return rows_of(&state, statement).unwrap_or(Answer::Unscripted);
         };

@@ -10,14 +10,14 @@ use super::session::Fault;
 use super::table::{DestTable, look_up, qualified};
 use super::target::other_key;
 use super::types::{self, Purpose};
-use super::{Made, MySql, beside, infile};
+use super::{Made, MySql, beside, document, infile};
 use crate::batch::Batch;
 use crate::ingest::Strategy;
-use crate::policy::{ChangedByName, ChangedValues, ValueChange, ZeroDates};
-use crate::schema::{Column, Table, TableName};
+use crate::policy::{ChangedByName, ChangedValues, ZeroDates};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::server::{condition, quoted};
-use crate::sink::Written;
 use crate::sink::store::{Left, LoadPlan, Loading};
+use crate::sink::{Written, change_of_replaced};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows that are deleted at a time where there is no transaction for all.
@@ -32,6 +32,8 @@ pub(super) struct MySqlLoad<'a> {
     staging: Option<TableName>,
     /// What is deleted ahead of the first row.
     delete: Option<Delete>,
+    /// Columns of documents that another server than MySQL may have kept in another way.
+    documents: Vec<usize>,
     writing: Writing,
     gatherer: Gatherer,
     pool: Option<Pool>,
@@ -52,6 +54,9 @@ impl<'a> MySqlLoad<'a> {
         let existing = store.look_up(name)?;
         if plan.strategy == Strategy::Replace && existing.is_some() {
             store.require_no_references(name)?;
+        }
+        if existing.is_some() && matches!(plan.strategy, Strategy::Replace | Strategy::TruncateInsert | Strategy::DeleteInsert) {
+            store.require_no_cascades(name, plan.strategy != Strategy::DeleteInsert)?;
         }
         if plan.strategy == Strategy::Replace && !store.is_sharded {
             let staging = beside(name, "new");
@@ -97,7 +102,12 @@ impl<'a> MySqlLoad<'a> {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        let other = other_key(stored, table, &key_names);
+        let whole = stored.require_whole_key(name, table);
+        let has_key = has_key && whole.is_ok();
+        if plan.strategy == Strategy::Merge {
+            whole?;
+        }
+        let other = other_key(stored, table);
         if let Some(other) = other.filter(|_| plan.strategy == Strategy::Merge) {
             let message = format!(
                 "`{name}` in the destination has another unique key, `{other}`: a row that has it in common with a row of another key would take \
@@ -133,6 +143,12 @@ impl<'a> MySqlLoad<'a> {
         let transaction = (is_plain && staging.is_none()).then(|| is_deleting.then(delete_all).into_iter().collect());
         let delete = (is_deleting && transaction.is_none()).then(|| Delete { condition: where_clause.clone(), key: key_columns(stored) });
         let is_merge = plan.strategy == Strategy::Merge;
+        let is_document = |&index: &usize| {
+            let column = &table.columns()[index];
+            document::is_of_other_source(column)
+                && stored.column(column.name()).is_some_and(|found| found.column_type.as_ref() == Some(&ColumnType::Json))
+        };
+        let documents = (0..table.columns().len()).filter(is_document).collect();
         // What is in the table comes from this load alone, or is the same row: it may be written twice.
         let may_repeat = is_merge || (has_key && other.is_none() && confused.is_none() && (staging.is_some() || is_deleting));
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
@@ -166,6 +182,7 @@ impl<'a> MySqlLoad<'a> {
             table: Arc::clone(table),
             staging,
             delete,
+            documents,
             writing,
             gatherer: match is_merge {
                 true => Gatherer::new(columns, key).refusing_repeated_keys(table),
@@ -194,6 +211,9 @@ impl<'a> MySqlLoad<'a> {
         if **batch.table() != *self.table {
             return Err(Error::config(format!("rows of table `{}` were given to a load of `{}`", batch.table().name(), self.target)));
         }
+        for &index in &self.documents {
+            document::require_kept(batch, index).map_err(|error| error.with_table(&self.target))?;
+        }
         self.pool()?;
         let Some(pool) = &self.pool else { return Ok(()) };
         self.gatherer.take(batch, &self.store.limits, |chunk| pool.write(chunk))?;
@@ -201,7 +221,7 @@ impl<'a> MySqlLoad<'a> {
         self.written.bytes += batch.bytes() as u64;
         for (column, data) in batch.table().columns().iter().zip(batch.columns()) {
             if !data.replaced().is_empty() {
-                self.changed.add(column.name(), ValueChange::TextReplaced, data.replaced().len() as u64);
+                self.changed.add(column.name(), change_of_replaced(data.values()), data.replaced().len() as u64);
             }
         }
         Ok(())
@@ -322,6 +342,10 @@ pub(super) fn key_columns(stored: &DestTable) -> Vec<Column> {
     found.filter_map(|column| Some(Column::new(&column.name, column.column_type.clone()?, false))).collect()
 }
 
+fn is_same(table: &str, name: &TableName) -> bool {
+    table.to_lowercase() == name.name().to_lowercase()
+}
+
 impl MySql {
     /// Another keyspace may be spread in another way, of which nothing is known here.
     fn require_keyspace(&self, name: &TableName) -> Result<()> {
@@ -338,30 +362,46 @@ impl MySql {
     }
 
     /// Foreign keys of other tables would follow the old table, and keep it from being dropped.
-    fn require_no_references(&mut self, name: &TableName) -> Result<()> {
+    pub(super) fn require_no_references(&mut self, name: &TableName) -> Result<()> {
+        let found = self.references(name)?;
+        let Some((other, _)) = found.iter().find(|(table, _)| !is_same(table, name)) else { return Ok(()) };
+        let message =
+            format!("foreign keys of `{other}` refer to `{name}`, so it cannot be replaced by another table: choose `merge`, or drop them");
+        Err(Error::new(ErrorKind::Conflict, message))
+    }
+
+    /// Rows that are deleted and stored again would take those with them that refer to them. Where all rows of the table go, its own do so in any case.
+    fn require_no_cascades(&mut self, name: &TableName, is_of_all: bool) -> Result<()> {
+        let found = self.references(name)?;
+        let changes =
+            |(table, rule): &&(String, String)| matches!(rule.as_str(), "CASCADE" | "SET NULL") && !(is_of_all && is_same(table, name));
+        let Some((other, rule)) = found.iter().find(changes) else { return Ok(()) };
+        let message = format!(
+            "a foreign key of `{other}` refers to `{name}` with ON DELETE {rule}: to delete rows and store them again would change `{other}` too: \
+             choose `merge`, or drop the foreign key"
+        );
+        Err(Error::new(ErrorKind::Conflict, message))
+    }
+
+    /// The tables whose foreign keys refer to a table, with what becomes of their rows.
+    fn references(&mut self, name: &TableName) -> Result<Vec<(String, String)>> {
         let schema = name.schema().map_or_else(|| "database()".to_owned(), literal);
         let sql = format!(
-            "SELECT table_name FROM information_schema.referential_constraints WHERE unique_constraint_schema = {schema} AND referenced_table_name = {}",
+            "SELECT table_name, delete_rule FROM information_schema.referential_constraints \
+             WHERE unique_constraint_schema = {schema} AND referenced_table_name = {}",
             literal(name.name())
         );
         // vtgate of some versions does not pass the question on; there nothing is swapped where foreign keys are managed by it.
-        let found = match self.session.query(&sql) {
-            Ok(found) => found.into_iter().flatten().flatten().find(|table| table != name.name()),
+        let rows = match self.session.query(&sql) {
+            Ok(rows) => rows,
             Err(error) if self.session.is_vitess() => {
                 log::debug!("{error:#}");
-                None
+                Vec::new()
             }
             Err(error) => return Err(error),
         };
-        match found {
-            None => Ok(()),
-            Some(other) => {
-                let message = format!(
-                    "foreign keys of `{other}` refer to `{name}`, so it cannot be replaced by another table: choose `truncate+insert` or `merge`"
-                );
-                Err(Error::new(ErrorKind::Conflict, message))
-            }
-        }
+        let pair = |row: Vec<Option<String>>| <[Option<String>; 2]>::try_from(row).ok();
+        Ok(rows.into_iter().filter_map(pair).filter_map(|[table, rule]| Some((table?, rule.unwrap_or_default()))).collect())
     }
 
     /// Makes a staging table, in place of what an interrupted load left behind.

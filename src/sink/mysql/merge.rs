@@ -125,6 +125,7 @@ impl Merging for MySqlMerge<'_> {
             true => self.rebuild(table.name(), name, &stored),
             false => self.take_up(table.name(), name, &stored),
         };
+        let target = target.and_then(|target| target.shape.found.require_whole_key(name, &stored).map(|()| target));
         let target = target.map_err(|error| error.with_table(name))?;
         self.targets.insert(table.name().to_owned(), target);
         Ok(())
@@ -235,6 +236,7 @@ impl MySqlMerge<'_> {
                 Err(_) => self.make(name, stored),
             };
         };
+        self.store.require_no_references(name)?;
         if !self.store.is_sharded
             && let Ok(target) = self.build(name, stored)?
         {

@@ -13,6 +13,7 @@
 
 mod checkpoint;
 mod chunk;
+mod document;
 mod encode;
 mod infile;
 mod lease;
@@ -27,16 +28,14 @@ mod target;
 mod types;
 
 use std::collections::BTreeMap;
-#[cfg(feature = "vstream")]
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::chunk::Limits;
-#[cfg(feature = "vstream")]
 use self::encode::literal;
 use self::lease::Lease;
-use self::session::{Fault, Session};
+use self::session::{Failure, Fault, Session};
 use self::table::{DestTable, qualified};
 use self::types::Purpose;
 use super::checkpoint::StoredPosition;
@@ -44,6 +43,7 @@ use super::store::{Highest, LoadPlan, Loading, Merging, Store};
 use super::{Deletes, OWN_PREFIX};
 use crate::batch::Batch;
 use crate::options::{MySqlOptions, SourceOptions};
+use crate::place::SourcePlace;
 use crate::policy::{OutOfRange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::server::quoted;
@@ -66,6 +66,8 @@ pub(super) struct MySql {
     lease: Lease,
     /// What was found when positions were read, for the merge that follows.
     known: BTreeMap<TableName, checkpoint::Looked>,
+    /// Whether that source is the same server as this, once it was asked.
+    is_one_server: Option<((String, u16), bool)>,
 }
 
 /// What came of making a table.
@@ -94,6 +96,7 @@ impl MySql {
             is_sharded,
             lease,
             known: BTreeMap::new(),
+            is_one_server: None,
         })
     }
 
@@ -124,10 +127,12 @@ impl MySql {
         let route = if self.is_sharded { Some(self.route(name, table)?) } else { None };
         let attempted = format!("table `{name}` cannot be made");
         for statement in std::iter::once(&create).chain(&route) {
-            match self.session.try_execute(statement, &attempted, &[]) {
-                Ok(_) => {}
-                // The vschema may have it from before.
-                Err(failure) if Some(statement) == route.as_ref() && failure.error.to_string().contains("error 1815 ") => {}
+            let done = match Some(statement) == route.as_ref() {
+                true => self.tell_vtgate(statement, &attempted),
+                false => self.session.try_execute(statement, &attempted, &[]).map(|_| ()),
+            };
+            match done {
+                Ok(()) => {}
                 Err(failure) if purpose == Purpose::Checkpoints && failure.error.to_string().contains("error 1050 ") => {}
                 Err(failure) if failure.fault == Fault::NoDdl || Some(statement) == route.as_ref() => {
                     let missing: Vec<&str> = [Some(&create).filter(|_| statement == &create), route.as_ref()]
@@ -149,17 +154,35 @@ impl MySql {
         Ok(Made::Made)
     }
 
+    /// Changes the vschema; that others change it at the same time passes.
+    fn tell_vtgate(&mut self, route: &str, attempted: &str) -> Result<(), Failure> {
+        let mut retry = self.session.retry();
+        loop {
+            let began = Instant::now();
+            match self.session.try_execute(route, attempted, &[]) {
+                Ok(_) => return Ok(()),
+                // It has it from before.
+                Err(failure) if failure.error.to_string().contains("error 1815 ") => return Ok(()),
+                Err(failure) if failure.fault.is_passing() => drop(self.session.recover(&mut retry, began, failure)?),
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
     /// vtgate knows of a new table a moment after that is there. A vschema that somebody else changes at the same time can lose our change, so that
-    /// is repeated.
+    /// is repeated. It may read from a table whose rows it does not know how to spread.
     fn wait_until_known(&mut self, name: &TableName, route: Option<&str>, attempted: &str) -> Result<()> {
         let sql = format!("SELECT 1 FROM {} LIMIT 1", qualified(name));
         if let Some(route) = route {
+            let keyspace = self.keyspace();
             for _ in 0..ROUTE_ATTEMPTS {
-                if self.session.wait_until_known_for(ROUTE_PAUSE, &sql, attempted).is_ok() {
+                if self.session.wait_until_known_for(ROUTE_PAUSE, &sql, attempted).is_ok()
+                    && table::vindex_columns(&mut self.session, &keyspace, name)?.is_some()
+                {
                     return Ok(());
                 }
                 // Where it is not lost, the server says that it is there.
-                let _ = self.session.try_execute(route, attempted, &[]);
+                self.tell_vtgate(route, attempted).map_err(|failure| failure.error.with_table(name))?;
             }
         }
         self.session.wait_until_known(&sql, attempted).map_err(|error| error.with_table(name))
@@ -174,7 +197,7 @@ impl MySql {
             .ok_or_else(|| without_key(name))?;
         let route = self.route_by(name, &column.name, column_type, column.collation.as_deref());
         let attempted = format!("vtgate cannot be told how the rows of `{name}` are spread over the shards");
-        if let Err(failure) = self.session.try_execute(&route, &attempted, &[]) {
+        if let Err(failure) = self.tell_vtgate(&route, &attempted) {
             let message = format!("{}; deploy it by: {route};", failure.error);
             return Err(Error::new(ErrorKind::Unsupported, message).with_table(name));
         }
@@ -274,25 +297,28 @@ impl Store for MySql {
         Ok(())
     }
 
-    #[cfg(feature = "vstream")]
     fn is_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<bool> {
         let keyspace = self.keyspace();
         let is_same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
-        if !is_same(name.schema().unwrap_or(&keyspace), keyspace_of(source)) || !is_same(name.name(), table) {
+        if source.place() != SourcePlace::MySql
+            || !is_same(name.schema().unwrap_or(&keyspace), keyspace_of(source))
+            || !is_same(name.name(), table)
+        {
             return Ok(false);
         }
         let own = self.server();
         if own.port() == source.port() && is_same(own.host(), source.host()) {
             return Ok(true);
         }
-        // Hosts have many names. A lock is seen by all who are connected to the same server.
-        let probe = literal(&format!("ingest:same:{:016x}", RandomState::new().hash_one(name)));
-        let mut there = Session::open(source)?;
-        let mut here = Session::open(own)?;
-        here.query(&format!("SELECT GET_LOCK({probe}, 0)"))?;
-        let holder = there.query(&format!("SELECT IS_USED_LOCK({probe})"))?;
-        here.query(&format!("SELECT RELEASE_LOCK({probe})"))?;
-        Ok(holder.into_iter().flatten().flatten().next().is_some())
+        let server = (source.host().to_lowercase(), source.port());
+        if let Some((asked, answer)) = &self.is_one_server
+            && *asked == server
+        {
+            return Ok(*answer);
+        }
+        let answer = is_one_server(own, source)?;
+        self.is_one_server = Some((server, answer));
+        Ok(answer)
     }
 
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
@@ -335,6 +361,23 @@ impl Store for MySql {
     #[cfg(test)]
     fn stored_in(&self) -> &dyn super::Destination {
         unimplemented!("for tests of files")
+    }
+}
+
+/// Whether two addresses are those of one server: hosts have many names, but a lock is seen by all who are connected to it.
+fn is_one_server(own: &SourceOptions, source: &SourceOptions) -> Result<bool> {
+    let probe = literal(&format!("ingest:same:{:016x}", RandomState::new().hash_one(source.port())));
+    let mut there = Session::open(source)?;
+    let mut here = Session::open(own)?;
+    let holder = here.query(&format!("SELECT GET_LOCK({probe}, 0)")).and_then(|_| there.query(&format!("SELECT IS_USED_LOCK({probe})")));
+    // With its connection the lock is given back.
+    drop(here);
+    match holder {
+        Ok(rows) => Ok(rows.into_iter().flatten().flatten().next().is_some()),
+        Err(refusal) => {
+            log::warn!("it cannot be found out whether source and destination are one server: {refusal:#}");
+            Ok(false)
+        }
     }
 }
 

@@ -293,6 +293,9 @@ const FULL: [&str; 2] = ["ResourceExhausted", "RESOURCE_EXHAUSTED"];
 /// What vtgate says where it does not know a table or a column, or not yet.
 const UNKNOWN: [&str; 5] = ["not found", "schema tracking required", "VT05004", "VT05005", "VT03019"];
 
+/// What vtgate says where two have changed the same vschema at once.
+const STALE: [&str; 1] = ["version was stale"];
+
 /// What servers say where tables can only be changed by other ways than statements.
 const NO_DDL: [&str; 5] = ["direct DDL", "DDL is disabled", "DDL is not allowed", "DDL statement is not", "direct ddl"];
 
@@ -307,7 +310,7 @@ fn fault_of(refusal: &mysql::MySqlError) -> Fault {
         1053 | 1077 | 1079 | 2006 | 2013 => Fault::Lost,
         1062 | 1586 => Fault::Duplicate,
         1044 | 1142 | 1227 | 1370 => Fault::NoDdl,
-        _ if is_tablet_away(refusal) => Fault::Busy,
+        _ if is_tablet_away(refusal) || says(&STALE) => Fault::Busy,
         _ if says(&NO_DDL) => Fault::NoDdl,
         1317 | 1105 | 1815 if says(&TOO_MUCH) => Fault::TooMuch,
         1317 | 1105 | 1815 if says(&FULL) => Fault::Full,

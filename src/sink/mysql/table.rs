@@ -2,7 +2,7 @@
 
 use super::encode::literal;
 use super::session::Session;
-use crate::schema::{ColumnType, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::server::quoted;
 use crate::{Error, ErrorKind, Result};
 
@@ -19,6 +19,8 @@ pub(super) struct DestColumn {
     pub(super) is_generated: bool,
     /// It gets a value by itself.
     pub(super) has_default: bool,
+    /// Rows that do not say its value do not have it in common: it counts by itself, or is NULL.
+    pub(super) sets_apart: bool,
     /// Any update of the row gives it the time of day, unless that says what it is to be.
     pub(super) follows_updates: bool,
     pub(super) comment: String,
@@ -35,6 +37,7 @@ impl DestColumn {
             is_nullable: true,
             is_generated: false,
             has_default: true,
+            sets_apart: true,
             follows_updates: false,
             comment: String::new(),
         }
@@ -54,8 +57,21 @@ impl DestColumn {
 pub(super) struct UniqueKey {
     pub(super) name: String,
     pub(super) columns: Vec<String>,
+    /// For each of these, of how many of its characters, or bytes, it is; `None`: of all of them.
+    pub(super) prefixes: Vec<Option<u32>>,
     /// It looks at expressions too, which are none of the columns.
     pub(super) has_expression: bool,
+}
+
+impl UniqueKey {
+    /// Whether it holds a column of the source's key, and tells its values apart as that does.
+    pub(super) fn tells_apart(&self, column: &Column) -> bool {
+        let part = self.columns.iter().position(|name| same(name, column.name()));
+        part.is_some_and(|part| match (self.prefixes[part], column.key_prefix()) {
+            (None, _) => true,
+            (Some(own), source) => source.is_some_and(|source| source <= own),
+        })
+    }
 }
 
 /// A table that is there.
@@ -80,15 +96,44 @@ impl DestTable {
 
     /// Whether these columns are a key that no two rows share and that is never NULL.
     pub(super) fn has_key(&self, columns: &[String]) -> bool {
-        let same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
+        self.keys_of(columns).next().is_some()
+    }
+
+    /// Refuses keys of the beginnings of values only, to which rows that are two at the source can be one.
+    ///
+    /// # Errors
+    /// `Conflict` if every key of the source's columns is of that kind, unless the source's own key is of no more of the values.
+    pub(super) fn require_whole_key(&self, name: &TableName, table: &Table) -> Result<()> {
+        let key: Vec<&Column> = table.primary_key().iter().map(|&index| &table.columns()[index]).collect();
+        let names: Vec<String> = key.iter().map(|column| column.name().to_owned()).collect();
+        let mut cut = None;
+        for unique in self.keys_of(&names) {
+            match key.iter().find(|column| !unique.tells_apart(column)) {
+                Some(column) => cut = cut.or(Some((unique, column.name()))),
+                None => return Ok(()),
+            }
+        }
+        let Some((unique, column)) = cut else { return Ok(()) };
+        let message = format!(
+            "the key `{}` of `{name}` in the destination is of the beginning of `{column}` only, so that rows which are two at the source would be one: \
+             it has to be of whole values",
+            unique.name
+        );
+        Err(Error::new(ErrorKind::Conflict, message).with_column(column))
+    }
+
+    fn keys_of(&self, columns: &[String]) -> impl Iterator<Item = &UniqueKey> {
         let is_same = |key: &&UniqueKey| {
             let is_column = |column: &String| columns.iter().any(|other| same(column, other));
             !key.has_expression && key.columns.len() == columns.len() && key.columns.iter().all(is_column)
         };
-        let is_never_null = |key: &UniqueKey| key.columns.iter().all(|name| self.column(name).is_some_and(|column| !column.is_nullable));
-        // A key of the beginnings of texts tells fewer rows apart, so that those of the columns are apart too; but not the other way round.
-        self.unique.iter().filter(is_same).any(is_never_null)
+        let is_never_null = |key: &&UniqueKey| key.columns.iter().all(|name| self.column(name).is_some_and(|column| !column.is_nullable));
+        self.unique.iter().filter(is_same).filter(is_never_null)
     }
+}
+
+fn same(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
 }
 
 fn find<'a, T>(all: &'a [T], name: &str, name_of: impl Fn(&T) -> &String) -> Option<&'a T> {
@@ -131,19 +176,24 @@ pub(super) fn look_up(session: &mut Session, name: &TableName) -> Result<Option<
     let mut columns: Vec<(u32, DestColumn)> = session.query(&columns)?.into_iter().filter_map(|row| column_of(row, spelled)).collect();
     columns.sort_by_key(|(at, _)| *at);
     let keys = format!(
-        "SELECT table_name, seq_in_index, index_name, column_name FROM information_schema.statistics WHERE {condition} AND non_unique = 0"
+        "SELECT table_name, seq_in_index, index_name, column_name, sub_part FROM information_schema.statistics WHERE {condition} AND non_unique = 0"
     );
-    let mut parts: Vec<(u32, String, Option<String>)> = session.query(&keys)?.into_iter().filter_map(|row| part_of(row, spelled)).collect();
-    parts.sort_by_key(|(at, ..)| *at);
+    let mut parts: Vec<Part> = session.query(&keys)?.into_iter().filter_map(|row| part_of(row, spelled)).collect();
+    parts.sort_by_key(|part| part.at);
     let mut unique: Vec<UniqueKey> = Vec::new();
-    for (_, key, column) in parts {
+    for Part { key, column, prefix, .. } in parts {
         if !unique.iter().any(|known| known.name == key) {
-            unique.push(UniqueKey { name: key.clone(), columns: Vec::new(), has_expression: false });
+            unique.push(UniqueKey { name: key.clone(), columns: Vec::new(), prefixes: Vec::new(), has_expression: false });
         }
         if let Some(known) = unique.iter_mut().find(|known| known.name == key) {
-            // Of an expression no column is named.
-            known.has_expression |= column.is_none();
-            known.columns.extend(column);
+            match column {
+                Some(column) => {
+                    known.columns.push(column);
+                    known.prefixes.push(prefix);
+                }
+                // Of an expression no column is named.
+                None => known.has_expression = true,
+            }
         }
     }
     Ok(Some(DestTable { columns: columns.into_iter().map(|(_, column)| column).collect(), unique, vindex_columns: Vec::new() }))
@@ -167,11 +217,14 @@ fn column_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, DestColumn)>
     let extra = extra.unwrap_or_default().to_ascii_uppercase();
     let is_nullable = nullable.as_deref() == Some("YES");
     let says = |word: &str| extra.split(' ').any(|found| found == word);
+    let is_counted = says("AUTO_INCREMENT");
+    let is_random = says("DEFAULT_GENERATED") && default.as_ref().is_some_and(|default| default.to_ascii_lowercase().contains("uuid()"));
     let column = DestColumn {
         is_nullable,
         // DEFAULT_GENERATED marks an expression as default, not a generated column.
         is_generated: says("GENERATED"),
-        has_default: is_nullable || default.is_some() || says("AUTO_INCREMENT") || says("DEFAULT_GENERATED"),
+        has_default: is_nullable || default.is_some() || is_counted || says("DEFAULT_GENERATED"),
+        sets_apart: is_counted || is_random || (is_nullable && default.is_none()),
         follows_updates: extra.contains("ON UPDATE"),
         comment: comment.unwrap_or_default(),
         ..DestColumn::new(name?, declared?, collation)
@@ -179,10 +232,18 @@ fn column_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, DestColumn)>
     Some((at?.parse().ok()?, column))
 }
 
-fn part_of(row: Vec<Option<String>>, table: &str) -> Option<(u32, String, Option<String>)> {
-    let [of, at, key, column] = <[Option<String>; 4]>::try_from(row).ok()?;
+/// A part of a unique key.
+struct Part {
+    at: u32,
+    key: String,
+    column: Option<String>,
+    prefix: Option<u32>,
+}
+
+fn part_of(row: Vec<Option<String>>, table: &str) -> Option<Part> {
+    let [of, at, key, column, prefix] = <[Option<String>; 5]>::try_from(row).ok()?;
     (of.as_deref() == Some(table)).then_some(())?;
-    Some((at?.parse().ok()?, key?, column))
+    Some(Part { at: at?.parse().ok()?, key: key?, column, prefix: prefix.and_then(|prefix| prefix.parse().ok()) })
 }
 
 /// The columns of a table's vindexes; `None` if vtgate has not been told of the table.

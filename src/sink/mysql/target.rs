@@ -114,7 +114,7 @@ impl Shape {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        if let Some(other) = other_key(&found, stored, &key_names) {
+        if let Some(other) = other_key(&found, stored) {
             let message = format!(
                 "`{name}` in the destination has another unique key, `{other}`: rows that are marked as deleted, and rows that exchange \
                  values, would be in each other's way; make it an index that is not unique"
@@ -170,14 +170,16 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// A unique key beside that of the source by which two rows could meet.
-pub(super) fn other_key<'a>(found: &'a DestTable, stored: &Table, key: &[String]) -> Option<&'a str> {
-    let has = |columns: &[String], name: &str| columns.iter().any(|column| same(column, name));
+pub(super) fn other_key<'a>(found: &'a DestTable, stored: &Table) -> Option<&'a str> {
+    let key: Vec<&Column> = stored.primary_key().iter().map(|&index| &stored.columns()[index]).collect();
     let other = found.unique.iter().find(|unique| {
-        let is_wider = key.iter().all(|name| has(&unique.columns, name));
-        // One that counts by itself, or has a default of its own, is not written. What the server computes follows from what is.
-        let is_computed = |name: &str| found.column(name).is_some_and(|column| column.is_generated);
-        let is_written = unique.columns.iter().all(|name| stored.column_index(name).is_some() || is_computed(name));
-        !is_wider && is_written
+        // One that holds all of the key tells apart whatever that does.
+        let is_wider = key.iter().all(|column| unique.tells_apart(column));
+        // What the server computes follows from what is written.
+        let sets_apart = |name: &String| {
+            stored.column_index(name).is_none() && found.column(name).is_some_and(|column| column.sets_apart && !column.is_generated)
+        };
+        !is_wider && !unique.columns.iter().any(sets_apart)
     });
     other.map(|unique| unique.name.as_str())
 }

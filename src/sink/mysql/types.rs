@@ -48,24 +48,32 @@ fn key_parts(columns: &[&Column]) -> Vec<String> {
         let name = declared.split([' ', '(']).next().unwrap_or_default();
         name.ends_with("text") || name.ends_with("blob")
     };
-    let prefixed = declared.iter().filter(is_prefixed).count();
-    let others: usize =
-        columns.iter().zip(&declared).filter(|(_, declared)| !is_prefixed(declared)).map(|(column, _)| key_bytes(column)).sum();
+    let is_cut = |column: &Column, declared: &String| column.key_prefix().is_none() && is_prefixed(&declared);
+    let pairs = || columns.iter().zip(&declared);
+    let cut = pairs().filter(|(column, declared)| is_cut(column, declared)).count();
+    let others: usize = pairs().filter(|(column, declared)| !is_cut(column, declared)).map(|(column, _)| key_bytes(column)).sum();
     let part = |(column, declared): (&&Column, &String)| {
         let name = quoted(column.name());
-        if !is_prefixed(&declared) {
-            return name;
+        match column.key_prefix() {
+            Some(prefix) => format!("{name}({prefix})"),
+            None if is_prefixed(&declared) => {
+                let bytes = LONGEST_KEY.saturating_sub(others) / cut.max(1);
+                format!("{name}({})", (bytes / widest_letter(column.collation())).max(1))
+            }
+            None => name,
         }
-        let bytes = LONGEST_KEY.saturating_sub(others) / prefixed.max(1);
-        format!("{name}({})", (bytes / widest_letter(column.collation())).max(1))
     };
-    columns.iter().zip(&declared).map(part).collect()
+    pairs().map(part).collect()
 }
 
 fn key_bytes(column: &Column) -> usize {
-    match column.column_type() {
-        ColumnType::Text { length } => length.map_or(KEY_CHARS as usize, |length| length as usize) * widest_letter(column.collation()),
-        ColumnType::Binary { fixed } => fixed.unwrap_or(KEY_CHARS) as usize,
+    match (column.column_type(), column.key_prefix()) {
+        (ColumnType::Text { .. }, Some(prefix)) => prefix as usize * widest_letter(column.collation()),
+        (_, Some(prefix)) => prefix as usize,
+        (ColumnType::Text { length }, None) => {
+            length.map_or(KEY_CHARS as usize, |length| length as usize) * widest_letter(column.collation())
+        }
+        (ColumnType::Binary { fixed }, None) => fixed.unwrap_or(KEY_CHARS) as usize,
         _ => 32,
     }
 }

@@ -48,16 +48,18 @@ fn read_table(
 }
 
 /// Passes on the rows of a stored table, with the columns and types of `table`. `stored` has the same columns with the collations that they have there, `from`
-/// is what follows FROM.
+/// is what follows FROM, and `forms_asked` has for each column what is asked for in its place.
 pub(crate) fn read_stored(
     connection: &mut Connection,
     (table, stored): (&Arc<Table>, &Table),
-    from: &str,
+    (forms_asked, from): (&[Option<String>], &str),
     take: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     let forms = Forms::of(stored, MalformedText::Error);
     let vitess = connection.server().is_vitess();
-    let sql = format!("SELECT {} FROM {from}", selected(stored, vitess));
+    let own = columns_of(stored, vitess);
+    let asked: Vec<&str> = own.iter().zip(forms_asked).map(|(own, asked)| asked.as_ref().unwrap_or(own).as_str()).collect();
+    let sql = format!("SELECT {} FROM {from}", asked.join(", "));
     let failed = |cause| query_error(cause, "stored rows cannot be read");
     let conn = connection.conn();
     if vitess {
@@ -170,7 +172,11 @@ fn select(table: &Table, vitess: bool) -> String {
 }
 
 fn selected(table: &Table, vitess: bool) -> String {
-    let columns: Vec<String> = table
+    columns_of(table, vitess).join(", ")
+}
+
+fn columns_of(table: &Table, vitess: bool) -> Vec<String> {
+    table
         .columns()
         .iter()
         .map(|column| {
@@ -182,8 +188,7 @@ fn selected(table: &Table, vitess: bool) -> String {
                 _ => name,
             }
         })
-        .collect();
-    columns.join(", ")
+        .collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result};
 const TABLES: &str = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = database()";
 const COLUMNS: &str = "SELECT table_name, ordinal_position, column_name, column_type, is_nullable, extra, collation_name \
                        FROM information_schema.columns WHERE table_schema = database()";
-const KEYS: &str = "SELECT table_name, seq_in_index, column_name \
+const KEYS: &str = "SELECT table_name, seq_in_index, column_name, sub_part \
                     FROM information_schema.statistics WHERE table_schema = database() AND index_name = 'PRIMARY'";
 
 /// Every base table of the connection's database, by name, without views and without what tools for online schema changes leave behind.
@@ -22,7 +22,7 @@ pub(crate) fn tables(connection: &mut Connection) -> Result<Vec<Table>> {
     let names = base_tables(connection.query(TABLES, &[])?)?;
     let columns = connection.query(COLUMNS, &[])?;
     let keys = connection.query(KEYS, &[])?;
-    let shown: Vec<&String> = names.iter().filter(|name| !is_internal(name, &names)).collect();
+    let shown: Vec<&String> = names.iter().filter(|name| !is_internal(name, &names) && !crate::source::is_own(name)).collect();
     assemble(&shown, columns, keys)
 }
 
@@ -71,18 +71,22 @@ fn assemble(names: &[&String], columns: Vec<Vec<Option<String>>>, keys: Vec<Vec<
             .with_declared(Some(declared));
         columns_of.entry(table).or_default().insert(ordinal_of(&ordinal)?, column);
     }
-    let mut key_of: HashMap<String, BTreeMap<u32, String>> = HashMap::new();
+    let mut key_of: HashMap<String, BTreeMap<u32, (String, Option<u32>)>> = HashMap::new();
     for row in keys {
-        let [table, ordinal, column] = cells(row)?;
-        key_of.entry(table).or_default().insert(ordinal_of(&ordinal)?, column);
+        let [table, ordinal, column, prefix] = cells(row)?;
+        key_of.entry(table).or_default().insert(ordinal_of(&ordinal)?, (column, prefix.parse().ok()));
     }
     let mut tables = Vec::with_capacity(names.len());
     for &name in names {
         let Some(columns) = columns_of.remove(name) else {
             return Err(Error::new(ErrorKind::Schema, format!("the user may not see the columns of table `{name}`")).with_table(name));
         };
-        let key: Vec<String> = key_of.remove(name).unwrap_or_default().into_values().collect();
-        tables.push(Table::new(name, columns.into_values().collect()).with_primary_key(&key)?);
+        let (key, prefixes): (Vec<String>, Vec<Option<u32>>) = key_of.remove(name).unwrap_or_default().into_values().unzip();
+        let with_prefix = |column: Column| match key.iter().position(|part| part == column.name()) {
+            Some(part) => column.with_key_prefix(prefixes[part]),
+            None => column,
+        };
+        tables.push(Table::new(name, columns.into_values().map(with_prefix).collect()).with_primary_key(&key)?);
     }
     Ok(tables)
 }
@@ -145,11 +149,12 @@ mod tests {
             &["t", "1", "a", "int", "NO", "DEFAULT_GENERATED on update CURRENT_TIMESTAMP", "utf8mb4_bin"],
             &["u", "1", "x", "hologram", "NO", "", ""],
         ]);
-        let keys = rows(&[&["t", "2", "a"], &["t", "1", "b"]]);
+        let keys = rows(&[&["t", "2", "a", "20"], &["t", "1", "b", ""]]);
         let tables = assemble(&[&"t".to_owned()], columns, keys).unwrap();
         let names: Vec<&str> = tables[0].columns().iter().map(Column::name).collect();
         assert_eq!(names, ["a", "b", "d"]);
         assert_eq!(tables[0].primary_key(), [1, 0]);
+        assert_eq!(tables[0].columns().iter().map(Column::key_prefix).collect::<Vec<_>>(), [Some(20), None, None]);
         assert_eq!(tables[0].columns().iter().map(Column::is_generated).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!(tables[0].columns().iter().map(Column::collation).collect::<Vec<_>>(), [Some("utf8mb4_bin"), None, None]);
     }

@@ -3,9 +3,9 @@
 use mysql::prelude::Queryable;
 use planetscale_ingest::{ErrorKind, IngestOptions, Sink, Source, Strategy, TableName};
 
-use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, load_all, refused, run, source, source_uri};
+use super::{ALL, COLUMNS, PLAIN, SHARDED, UNSHARDED, assert_same, content, insert, load_all, refused, run, source, source_uri};
 use crate::support::files::{Files, connected, printed};
-use crate::support::servers::{Own, mysql};
+use crate::support::servers::{Own, claim, mysql};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
     IngestOptions::new().with_tables([table]).with_strategy(strategy)
@@ -57,6 +57,99 @@ fn tables_that_cannot_take_the_rows_are_refused_before_anything_is_written() {
     }
 }
 
+#[test]
+fn a_table_is_not_copied_into_itself() {
+    for place in ALL {
+        let table = format!("into_itself_{}", place.database);
+        let mut there = place.make(&table, COLUMNS);
+        insert(&mut there, &table, 0..50, 0);
+        let before = content(&mut there, &table);
+        let (uri, schema) = (place.uri(), place.database);
+        // The server has two names.
+        let other = uri.replacen("127.0.0.1:", "localhost:", 1);
+        assert_ne!(other, uri);
+        for strategy in [Strategy::Replace, Strategy::Append, Strategy::Merge, Strategy::TruncateInsert] {
+            for (source, name) in
+                [(&uri, TableName::new(&table)), (&other, TableName::new(&table)), (&uri, TableName::new(&table).in_schema(schema))]
+            {
+                let error = refused(source, &uri, &options(&table, strategy).with_dest_table(name));
+                assert!(error.contains("would be its own destination") && error.contains(&table), "{} {strategy:?}: {error}", place.name);
+            }
+        }
+        assert_same(&before, &content(&mut there, &table), place.name);
+        // By another name it is copied.
+        let copy = format!("{table}_too");
+        place.drop_table(&copy);
+        load_all(&other, &uri, &options(&table, Strategy::Merge).with_dest_table(TableName::new(&copy)));
+        assert_same(&before, &content(&mut there, &copy), place.name);
+        place.drop_table(&copy);
+        place.drop_table(&table);
+    }
+}
+
+/// Texts that begin alike would be one row.
+#[test]
+fn rows_are_not_merged_by_the_beginnings_of_their_keys() {
+    for place in [PLAIN, UNSHARDED] {
+        let of_source = format!("into_cut_{}", place.database);
+        claim(mysql(), "commerce", &of_source);
+        let mut conn = connected(mysql(), "commerce");
+        let mut source_with = |columns: &str| {
+            run(&mut conn, &format!("drop table if exists {of_source}"));
+            run(&mut conn, &format!("create table {of_source} ({columns})"));
+            run(&mut conn, &format!("insert into {of_source} values ('http://a.example/1', 1), ('http://a.example/2', 2)"));
+        };
+        let rows = |there: &mut mysql::Conn| printed(there, &format!("select url, v from {of_source} order by url"));
+        let two = [("http://a.example/1", "1"), ("http://a.example/2", "2")].map(|(url, v)| vec![Some(url.to_owned()), Some(v.to_owned())]);
+        source_with("url varchar(500) collate utf8mb4_0900_bin not null primary key, v int");
+        for (key, cut) in [
+            ("primary key (url(10))", Some("PRIMARY")),
+            ("unique key short (url(10)), unique key shorter (url(9))", Some("short")),
+            ("primary key (url), unique key short (url(10), v)", None),
+            ("primary key (url)", None),
+        ] {
+            let mut there = place.make(&of_source, &format!("url varchar(500) collate utf8mb4_0900_bin not null, v int, {key}"));
+            match cut {
+                Some(cut) => {
+                    let error = refused(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge));
+                    let said = format!("the key `{cut}` of `{of_source}` in the destination is of the beginning of `url` only");
+                    assert!(error.contains(&said), "{} {key}: {error}", place.name);
+                    assert!(rows(&mut there).is_empty());
+                }
+                None if key.contains("short") => {
+                    let error = refused(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge));
+                    assert!(error.contains("another unique key, `short`"), "{} {key}: {error}", place.name);
+                }
+                None => {
+                    load_all(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge));
+                    assert_eq!(rows(&mut there), two, "{} {key}", place.name);
+                }
+            }
+        }
+        // As the source has it, it tells apart what that does. A table that is made has the same key.
+        source_with("url text not null, v int, primary key (url(30))");
+        for columns in
+            [None, Some("url text not null, v int, primary key (url(30))"), Some("url text not null, v int, primary key (url(40))")]
+        {
+            place.drop_table(&of_source);
+            columns.iter().for_each(|columns| drop(place.make(&of_source, columns)));
+            for _ in 0..2 {
+                load_all(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge));
+                assert_eq!(rows(&mut place.conn()), two, "{} {columns:?}", place.name);
+            }
+        }
+        place.make(&of_source, "url text not null, v int, primary key (url(29))");
+        let error = refused(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge));
+        assert!(error.contains("is of the beginning of `url` only"), "{}: {error}", place.name);
+        // Of a key that somebody names nobody says that.
+        source_with("url text not null, v int");
+        place.drop_table(&of_source);
+        let error = refused(&source_uri(), &place.uri(), &options(&of_source, Strategy::Merge).with_primary_key(["url"]));
+        assert!(error.contains("is of the beginning of `url` only"), "{}: {error}", place.name);
+        place.drop_table(&of_source);
+    }
+}
+
 /// A row whose name is that of another row would take its place.
 #[test]
 fn rows_are_merged_by_no_key_beside_which_another_one_tells_rows_apart() {
@@ -72,6 +165,11 @@ fn rows_are_merged_by_no_key_beside_which_another_one_tells_rows_apart() {
             ),
             ("unique key by_both (name, id)", None),
             ("own bigint not null auto_increment unique key", None),
+            ("tenant int not null default 1, unique key by_tenant (tenant, name)", Some("has another unique key, `by_tenant`")),
+            ("made datetime not null default current_timestamp, unique key by_made (made)", Some("has another unique key, `by_made`")),
+            ("tenant int null default 7, unique key by_tenant (tenant)", Some("has another unique key, `by_tenant`")),
+            ("tenant int null, unique key by_tenant (tenant, name)", None),
+            ("token varchar(40) not null default (uuid()), unique key by_token (token)", None),
         ] {
             let mut there = place.make(&table, &format!("{COLUMNS}, {more}"));
             run(&mut there, &format!("insert into {table} (id, name) values (77, 'name 1 0')"));

@@ -6,6 +6,8 @@ use planetscale_ingest::{IngestOptions, Sink, Source, Strategy, VerifyOptions, v
 use super::{
     ALL, COLUMNS, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, insert, load_all, printed, refused, run, source, source_uri,
 };
+use crate::support::files::connected;
+use crate::support::servers::{claim, mysql, route, unroute};
 
 fn options(table: &str, strategy: Strategy) -> IngestOptions {
     IngestOptions::new().with_tables([table]).with_strategy(strategy)
@@ -179,16 +181,14 @@ fn a_row_whose_vindex_column_has_changed_moves_to_its_shard() {
     run(&mut there, &format!("drop table if exists {table}"));
     run(&mut there, &format!("create table {table} ({COLUMNS})"));
     let _ = there.query_drop(format!("alter vschema on customer.{table} drop vindex by_hash"));
-    let _ = there.query_drop(format!("alter vschema on customer.{table} add vindex by_name(name) using xxhash"));
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while there.query_drop(format!("select 1 from {table} limit 1")).is_err() && std::time::Instant::now() < until {}
+    route(&mut there, "customer", table, "by_name(name) using xxhash");
     load_all(&source_uri(), &SHARDED.uri(), &options(table, Strategy::Merge));
     run(&mut conn, &format!("update {table} set name = concat('other ', id) where id % 3 = 0"));
     let report = load_all(&source_uri(), &SHARDED.uri(), &options(table, Strategy::Merge));
     assert_eq!((report.tables[0].rows_inserted, report.tables[0].rows_updated), (0, 2_000));
     assert_same(&content(&mut conn, table), &content(&mut there, table), "by name");
     SHARDED.drop_table(table);
-    run(&mut there, &format!("alter vschema on customer.{table} drop vindex by_name"));
+    unroute(&mut there, &format!("alter vschema on customer.{table} drop vindex by_name"));
 }
 
 #[test]
@@ -203,8 +203,111 @@ fn a_table_to_which_foreign_keys_refer_is_not_replaced() {
     assert!(error.contains("foreign keys of `into_referring` refer to"), "{error}");
     load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Merge));
     assert_same(&content(&mut conn, table), &content(&mut there, table), "merge");
+    load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::TruncateInsert));
+    assert_same(&content(&mut conn, table), &content(&mut there, table), "truncate+insert");
     run(&mut there, "drop table into_referring");
     PLAIN.drop_table(table);
+}
+
+/// Rows that are deleted and come again would take those with them that refer to them.
+#[test]
+fn rows_are_not_deleted_where_foreign_keys_would_change_other_tables() {
+    let table = "into_cascading";
+    let mut conn = source(table, 0..10);
+    let interval = |options: IngestOptions| options.with_incremental_key("id").with_interval_start("3");
+    for (rule, said) in [("cascade", "CASCADE"), ("set null", "SET NULL")] {
+        run(&mut PLAIN.conn(), "drop table if exists into_cascaded");
+        let mut there = PLAIN.make(table, COLUMNS);
+        load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Merge));
+        let referring = format!("id int primary key, of_id bigint, foreign key (of_id) references {table} (id) on delete {rule}");
+        run(&mut there, &format!("create table into_cascaded ({referring})"));
+        run(&mut there, "insert into into_cascaded values (1, 4), (2, 4), (3, 5)");
+        let before = printed(&mut there, "select * from into_cascaded order by id");
+        for options in [options(table, Strategy::TruncateInsert), interval(options(table, Strategy::DeleteInsert))] {
+            let error = refused(&source_uri(), &PLAIN.uri(), &options);
+            assert!(error.contains("a foreign key of `into_cascaded` refers to") && error.contains(said), "{error}");
+        }
+        load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::Merge));
+        assert_eq!(printed(&mut there, "select * from into_cascaded order by id"), before);
+        assert_same(&content(&mut conn, table), &content(&mut there, table), rule);
+        run(&mut there, "drop table into_cascaded");
+    }
+    // Within the table, all of it can go, and a part of it not.
+    let mut there =
+        PLAIN.make(table, &format!("{COLUMNS}, parent bigint null, foreign key (parent) references {table} (id) on delete cascade"));
+    load_all(&source_uri(), &PLAIN.uri(), &options(table, Strategy::TruncateInsert));
+    let error = refused(&source_uri(), &PLAIN.uri(), &interval(options(table, Strategy::DeleteInsert)));
+    assert!(error.contains("a foreign key of `into_cascading` refers to"), "{error}");
+    assert_same(&content(&mut conn, table), &content(&mut there, table), "within");
+    PLAIN.drop_table(table);
+}
+
+/// Columns of the destination that hold more than those of the source are read back as the source has them.
+#[test]
+fn a_table_with_wider_columns_is_gone_on_from_and_verified() {
+    const NARROW: &str = "id int not null primary key, amount decimal(10,2), whole int, small int unsigned, double_of smallint, bits bit(9), some bit(9), \
+                          wide bit(9), day date, at datetime, big bigint unsigned";
+    const WIDE: &str = "id bigint not null primary key, amount decimal(14,4), whole decimal(12,1), small decimal(20,0), double_of double, bits bit(20), \
+                        some smallint, wide bigint unsigned, day datetime(3), at datetime(6), big decimal(30,5)";
+    for place in ALL {
+        let table = name("into_wider", place);
+        claim(mysql(), "commerce", &table);
+        let mut conn = connected(mysql(), "commerce");
+        run(&mut conn, &format!("drop table if exists {table}"));
+        run(&mut conn, &format!("create table {table} ({NARROW})"));
+        let mut there = place.make(&table, WIDE);
+        let rows = |least: u64, more: &str| {
+            format!(
+                "insert into {table} values ({least}, -1.5, -7, 4294967295, -32768, b'100000001', b'111111111', b'0', '2024-02-29', \
+                 '2024-02-29 01:02:03', 18446744073709551615), ({least} + 1, {more}, 5, 1, 2, b'1', b'1', b'111111111', '1000-01-01', \
+                 '9999-12-31 23:59:59', 0), ({least} + 2, null, null, null, null, null, null, null, null, null, null)"
+            )
+        };
+        let source = Source::open(&source_uri()).unwrap();
+        let mut sink = Sink::open(&place.uri()).unwrap();
+        for (least, more) in [(1, "7.25"), (11, "9.75")] {
+            run(&mut conn, &rows(least, more));
+            if least > 1 {
+                run(&mut conn, &format!("update {table} set amount = 8 where id = {least}"));
+            }
+            let by_amount = options(&table, Strategy::Append).with_incremental_key("amount");
+            let inserted = load_all(&source_uri(), &place.uri(), &by_amount).tables[0].rows_inserted;
+            // Later runs do not bring what has no amount.
+            assert_eq!(inserted, if least == 1 { 3 } else { 2 }, "{}", place.name);
+        }
+        load_all(&source_uri(), &place.uri(), &options(&table, Strategy::Merge));
+        let checked = VerifyOptions::new(options(&table, Strategy::Merge));
+        let found = verify(&source, &mut sink, &checked).unwrap();
+        assert!(found.is_equal() && found.tables[0].destination_rows == 6, "{}: {found:?}", place.name);
+        run(&mut there, &format!("update {table} set bits = 7, day = '2000-01-01' where id = 2"));
+        let found = verify(&source, &mut sink, &checked).unwrap();
+        assert_eq!(found.tables[0].different, [["2"]], "{}: {found:?}", place.name);
+        // What the source cannot have is said to be there.
+        for (column, value) in [
+            ("amount", "1.0001"),
+            ("whole", "0.5"),
+            ("double_of", "1e300"),
+            ("bits", "512"),
+            ("some", "-1"),
+            ("wide", "512"),
+            ("day", "now()"),
+            ("big", "1e20"),
+        ] {
+            let before = printed(&mut there, &format!("select {column} + 0 from {table} where id = 1"));
+            run(&mut there, &format!("update {table} set {column} = {value} where id = 1"));
+            let error = verify(&source, &mut sink, &checked).map(|found| found.tables[0].state.clone());
+            let said = format!("{error:?}");
+            assert!(
+                said.contains(column) && said.contains("holds values that its type at the source does not have"),
+                "{}: {said}",
+                place.name
+            );
+            let before = before[0][0].clone().unwrap();
+            let before = if column == "day" { "'2024-02-29'".to_owned() } else { before };
+            run(&mut there, &format!("update {table} set {column} = {before} where id = 1"));
+        }
+        place.drop_table(&table);
+    }
 }
 
 #[test]

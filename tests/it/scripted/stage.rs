@@ -7,6 +7,7 @@ use std::time::Duration;
 use planetscale_ingest::{Cancel, Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
 
+use crate::capture::fixture::quick_folder;
 use crate::vtgate::events::{Shard, all_copied, column, key, row};
 use crate::vtgate::mysql::{self, Answer};
 use crate::vtgate::proto::{Field, RowChange, ShardGtid, VEvent, VStreamRequest};
@@ -112,8 +113,8 @@ fn answer(shards: &[&str], tables: &[(&str, Vec<(&str, &str)>)], executed: u32, 
             tables.flat_map(|(table, columns)| columns.iter().enumerate().map(move |(at, column)| row(table, at, *column))).collect(),
         )
     } else if statement.contains("FROM information_schema.statistics") {
-        let rows = tables.map(|(table, columns)| vec![text(table), text("1"), text(columns[0].0)]).collect();
-        (&["table_name", "seq_in_index", "column_name"], rows)
+        let rows = tables.map(|(table, columns)| vec![text(table), text("1"), text(columns[0].0), None]).collect();
+        (&["table_name", "seq_in_index", "column_name", "sub_part"], rows)
     } else {
         return None;
     };
@@ -216,7 +217,7 @@ pub struct Destination {
 
 impl Destination {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: quick_folder() }
     }
 
     fn path(&self) -> PathBuf {
