@@ -121,7 +121,13 @@ mod tests {
     fn a_sender_that_waits_for_room_learns_that_nobody_takes_anything_any_more() {
         let (sender, receiver) = bounded(1);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(move || (sender.send((), 1), sender.send((), 1), sender.send((), 1)));
+            let (first, has_sent) = std::sync::mpsc::channel();
+            let waiting = scope.spawn(move || {
+                let sent = sender.send((), 1);
+                let _ = first.send(());
+                (sent, sender.send((), 1), sender.send((), 1))
+            });
+            assert!(has_sent.recv().is_ok());
             std::thread::sleep(Duration::from_millis(20));
             drop(receiver);
             assert_eq!(waiting.join().ok(), Some((Ok(()), Err(Closed), Err(Closed))));

@@ -3,7 +3,7 @@
 use mysql::prelude::Queryable;
 use url::Url;
 
-use crate::support::servers::{Server, mysql, vitess, vitess_secure};
+use crate::support::servers::{Server, mysql, route, unroute, vitess, vitess_secure};
 
 /// One more than vtgate's cap on the rows of an answer.
 const ABOVE_THE_CAP: usize = 10_001;
@@ -48,8 +48,7 @@ fn a_new_table_of_the_sharded_keyspace_spreads_over_both_shards() {
     let mut conn = vitess().conn();
     conn.query_drop("use customer").unwrap();
     conn.query_drop("create table if not exists spread (id bigint not null primary key)").unwrap();
-    // Vitess refuses to add a vindex that an interrupted run has left behind.
-    let _ = conn.query_drop("alter vschema on customer.spread add vindex by_hash(id)");
+    route(&mut conn, "customer", "spread", "by_hash(id)");
     conn.query_drop("delete from spread").unwrap();
     let ids: Vec<String> = (0..100).map(|id| format!("({id})")).collect();
     conn.query_drop(format!("insert into spread (id) values {}", ids.join(","))).unwrap();
@@ -62,7 +61,7 @@ fn a_new_table_of_the_sharded_keyspace_spreads_over_both_shards() {
     assert_eq!(shards.iter().sum::<usize>(), 100);
 
     conn.query_drop("use customer").unwrap();
-    conn.query_drop("alter vschema drop table customer.spread").unwrap();
+    unroute(&mut conn, "alter vschema drop table customer.spread");
     conn.query_drop("drop table spread").unwrap();
 }
 

@@ -627,7 +627,7 @@ mod tests {
         pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Unknown))), "{end:?}"));
 
         // Too short for a verdict, and nothing follows: the deadline decides.
-        let (pump, mut server, _grpc) = started(Duration::from_millis(50));
+        let (pump, mut server, _grpc) = started(Duration::from_secs(1));
         server.write_all(b"SSH").unwrap();
         assert!(!pump.wait_for_answer(&Cancel::new()).unwrap());
         pump.end(|end| assert!(matches!(end, Some(End::Foreign(Greeting::Unknown))), "{end:?}"));

@@ -1,11 +1,11 @@
 //! Connections that break while rows are written: what can be repeated is, and what cannot is an error that says how far it came.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use planetscale_ingest::{IngestOptions, Strategy, TableName, TableState};
 
-use super::{ALL, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, load_all, refused, source, source_uri};
+use super::{ALL, GLOBAL_SETTINGS, PLAIN, Place, SHARDED, UNSHARDED, assert_same, content, load_all, refused, source, source_uri};
 use crate::network::{Network, cut, once_after};
 use crate::support::proxy::{Fault, Proxy, Way};
 use crate::support::servers::mysql;
@@ -27,6 +27,7 @@ fn options(table: &str, strategy: Strategy) -> IngestOptions {
 
 #[test]
 fn rows_that_may_be_written_twice_are_written_once_more() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     for place in ALL {
         let table = format!("into_lost_{}", place.database);
         let mut conn = source(&table, 0..20_000);
@@ -34,7 +35,7 @@ fn rows_that_may_be_written_twice_are_written_once_more() {
         let strategies = if place.database == PLAIN.database { vec![Strategy::Replace] } else { vec![Strategy::Replace, Strategy::Merge] };
         for strategy in strategies {
             place.drop_table(&table);
-            let (proxy, uri) = through(place, |after| Fault::Reset { way: Way::FromClient, after: after * 20 });
+            let (proxy, uri) = through(place, |after| Fault::Reset { way: Way::FromClient, after: after * 10 });
             load_all(&source_uri(), &uri, &options(&table, strategy));
             assert_same(&content(&mut conn, &table), &content(&mut place.conn(), &table), &format!("{} {strategy:?}", place.name));
             assert!(proxy.faults() > 0, "{} {strategy:?}", place.name);
@@ -45,6 +46,7 @@ fn rows_that_may_be_written_twice_are_written_once_more() {
 
 #[test]
 fn a_transaction_that_breaks_leaves_the_table_as_it_was() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     let table = "into_lost_whole";
     let _source = source(table, 0..20_000);
     let mut there = PLAIN.make(table, super::COLUMNS);
@@ -61,6 +63,7 @@ fn a_transaction_that_breaks_leaves_the_table_as_it_was() {
 
 #[test]
 fn rows_that_may_not_be_written_twice_are_looked_for() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     let table = "into_lost_append";
     let mut conn = source(table, 0..20_000);
     let there = "into_lost_append_there";
@@ -76,6 +79,7 @@ fn rows_that_may_not_be_written_twice_are_looked_for() {
 /// Rows go into a table of MySQL in one transaction; whether that was carried out is found out by its last rows, if they can tell.
 #[test]
 fn an_answer_to_a_commit_that_is_lost_is_found_out() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     // The answer to COMMIT has eleven bytes, COMMIT itself has eleven, and the client's farewell five.
     const ANSWERED: u64 = 5;
     const SENT: u64 = 5 + 5;
@@ -139,6 +143,7 @@ fn an_answer_to_a_commit_that_is_lost_is_found_out() {
 
 #[test]
 fn an_answer_that_is_lost_doubles_no_rows() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     for place in [UNSHARDED, SHARDED] {
         let table = format!("into_answer_{}", place.database);
         let mut conn = source(&table, 0..40_000);
@@ -171,6 +176,7 @@ fn an_answer_that_is_lost_doubles_no_rows() {
 /// A source whose connection breaks is read anew, unless rows of it are stored that would then be there twice.
 #[test]
 fn a_source_that_breaks_off_doubles_no_rows() {
+    let _settings = GLOBAL_SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
     const ROWS: u64 = 60_000;
     let table = "into_broken_source";
     let mut conn = source(table, 0..ROWS);

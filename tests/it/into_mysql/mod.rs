@@ -8,12 +8,14 @@ mod settings;
 mod strict;
 mod types;
 
+use std::sync::RwLock;
+
 use mysql::Conn;
 use mysql::prelude::Queryable;
 use planetscale_ingest::{IngestOptions, Report, Result, Sink, Source, TableState, ingest};
 
 use crate::support::files::{connected, printed};
-use crate::support::servers::{Server, claim, mysql, vitess};
+use crate::support::servers::{Server, claim, mysql, route, vitess};
 
 /// The columns that every table has.
 const COLUMNS: &str =
@@ -26,6 +28,9 @@ pub(crate) struct Place {
     database: &'static str,
     pub(crate) name: &'static str,
 }
+
+/// Who changes how the MySQL server is set holds it alone; others hold it where what is sent depends on that.
+static GLOBAL_SETTINGS: RwLock<()> = RwLock::new(());
 
 /// A database of its own, so that tables can have the names that they have at the source.
 pub(crate) const PLAIN: Place = Place { server: mysql, database: "into_mysql", name: "MySQL" };
@@ -57,10 +62,7 @@ impl Place {
         run(&mut conn, &format!("drop table if exists `{table}`"));
         run(&mut conn, &format!("create table `{table}` ({columns})"));
         if self.is_sharded() {
-            let _ = conn.query_drop(format!("alter vschema on customer.`{table}` add vindex by_hash(id)"));
-            let sql = format!("select 1 from `{table}` limit 1");
-            let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-            while conn.query_drop(&sql).is_err() && std::time::Instant::now() < until {}
+            route(&mut conn, "customer", table, "by_hash(id)");
         }
         conn
     }

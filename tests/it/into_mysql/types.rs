@@ -1,9 +1,11 @@
 //! Every type of MySQL, back into MySQL: the server's own checksum over the rows is the same.
 
+use std::sync::PoisonError;
+
 use mysql::prelude::Queryable;
 use planetscale_ingest::IngestOptions;
 
-use super::{PLAIN, load_all, printed, source_uri};
+use super::{GLOBAL_SETTINGS, PLAIN, load_all, printed, source_uri};
 use crate::support::files::Files;
 use crate::support::servers::mysql;
 use crate::values::{Kind, Tables};
@@ -17,6 +19,7 @@ fn loads() -> u64 {
 /// Other tests go either way while this one runs; else the server takes files.
 #[test]
 fn every_type_comes_into_mysql_with_the_same_checksum() {
+    let _own = GLOBAL_SETTINGS.write().unwrap_or_else(PoisonError::into_inner);
     for local_infile in [0, 1] {
         mysql().exec(&format!("set global local_infile = {local_infile}"));
         let before = loads();

@@ -210,7 +210,7 @@ fn a_copy_cycle_that_is_over_goes_on_from_its_last_primary_key() {
             return Ok(Ending::Ok);
         }
         // The client has to have taken the rows: an error makes its library drop what it has not handed over yet.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(std::time::Duration::from_secs(2));
         Ok(Ending::status(2, over))
     });
     let destination = Destination::new();

@@ -284,7 +284,7 @@ fn the_proxy_cuts_resets_stalls_and_flips_where_it_is_told() {
     let connect = |fault: Fault| {
         let proxy = Proxy::start(("127.0.0.1", target), move |_, _| fault);
         let client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
-        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         (proxy, client)
     };
     let heard = |client: &mut TcpStream| {
@@ -302,6 +302,8 @@ fn the_proxy_cuts_resets_stalls_and_flips_where_it_is_told() {
     assert_eq!(heard(&mut client).1, Err(std::io::ErrorKind::ConnectionReset));
 
     let (proxy, mut client) = connect(Fault::Stall { way, after: 60 });
+    proxy.wait_for_faults(1);
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert_eq!(heard(&mut client), (60, Err(std::io::ErrorKind::WouldBlock)));
     client.write_all(&[1; 10]).unwrap();
     assert_eq!(heard(&mut client), (0, Err(std::io::ErrorKind::WouldBlock)));

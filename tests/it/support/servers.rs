@@ -96,6 +96,36 @@ pub fn once_known<T>(sql: &str, mut ask: impl FnMut() -> mysql::Result<T>) -> T 
     }
 }
 
+/// Tells vtgate how the rows of a table are spread over the shards. Two that change one vschema at once can undo or refuse each other, so it is said until
+/// it is known.
+pub fn route(conn: &mut Conn, keyspace: &str, table: &str, vindex: &str) {
+    static VSCHEMA: Mutex<()> = Mutex::new(());
+    let begun = Instant::now();
+    loop {
+        let said = {
+            let _alone = VSCHEMA.lock().unwrap_or_else(PoisonError::into_inner);
+            // Refused where an earlier run has left it behind.
+            conn.query_drop(format!("alter vschema on `{keyspace}`.`{table}` add vindex {vindex}"))
+        };
+        let known: Result<Vec<mysql::Row>, _> = conn.query(format!("show vschema vindexes on `{keyspace}`.`{table}`"));
+        let reads = conn.query_drop(format!("select 1 from `{table}` limit 1"));
+        if known.as_ref().is_ok_and(|rows| !rows.is_empty()) && reads.is_ok() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "`{table}` cannot be spread over shards: {said:?} {known:?} {reads:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Takes something out of a vschema.
+pub fn unroute(conn: &mut Conn, statement: &str) {
+    let begun = Instant::now();
+    while let Err(error) = conn.query_drop(statement) {
+        let stale = error.to_string().contains("version was stale");
+        assert!(stale && begun.elapsed() < Duration::from_secs(60), "{statement}: {error}");
+    }
+}
+
 /// Captures until tablets know of the tables. On a busy machine they take a moment to notice one that a test has just made.
 pub fn once_tablets_know(source: &str, mut capture: impl FnMut() -> Result<Report, Error>) -> Result<Report, Error> {
     let begun = Instant::now();

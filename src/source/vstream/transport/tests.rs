@@ -240,7 +240,7 @@ fn a_port_that_refuses_and_one_that_never_answers_fail_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     for (tls, sentence) in [(Tls::Off, "sent nothing"), (Tls::DangerSkipVerify, "the TLS handshake")] {
-        let silent = failure(&Endpoint { port, tls, user: None, connect_timeout: Duration::from_millis(200), ..endpoint("127.0.0.1") });
+        let silent = failure(&Endpoint { port, tls, user: None, connect_timeout: Duration::from_secs(2), ..endpoint("127.0.0.1") });
         assert_eq!(silent.kind(), ErrorKind::Timeout);
         assert!(silent.to_string().contains(sentence), "{silent}");
     }

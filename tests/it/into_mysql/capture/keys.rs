@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::capture::fixture::binary_logs_stay;
+use crate::support::servers::route;
 
 fn compare(captured: &mut Captured, columns: &str) {
     let (table, copy) = (captured.table.clone(), captured.copy.clone());
@@ -69,10 +70,7 @@ fn a_row_whose_vindex_column_changes_moves_to_its_shard() {
                  _cdc_deleted tinyint(1), _cdc_synced_at datetime(6))"
             ),
         );
-        let _ = mysql::prelude::Queryable::query_drop(
-            &mut captured.there,
-            format!("alter vschema on customer.`{copy}` add vindex by_hash(owner)"),
-        );
+        route(&mut captured.there, "customer", &copy, "by_hash(owner)");
         once_known("the table", || {
             mysql::prelude::Queryable::query_drop(&mut captured.there, format!("select owner from `{copy}` limit 1"))
         });

@@ -64,10 +64,10 @@ fn a_server_that_is_silent_is_given_up_and_one_that_is_ended_is_an_error() {
     const SCHEMA: &str = "source_silent";
     table(SCHEMA);
     let stalled = proxy(|connection, _| match connection {
-        1 => Fault::Stall { way: Way::FromServer, after: 5_000_000 },
-        _ => Fault::None,
+        0 => Fault::None,
+        _ => Fault::Stall { way: Way::FromServer, after: 5_000_000 },
     });
-    let source = Source::open(&through(&stalled, SCHEMA, "&read_timeout=300ms")).unwrap();
+    let source = Source::open(&through(&stalled, SCHEMA, "&read_timeout=2s")).unwrap();
     let error = source.rows("t").unwrap().find_map(Result::err).unwrap();
     assert_eq!((error.kind(), error.table()), (ErrorKind::Timeout, Some("t")), "{error:#}");
     // The server hears of nothing as long as it stands, and so keeps the table locked.
