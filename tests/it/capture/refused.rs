@@ -101,7 +101,7 @@ fn a_table_that_does_not_fit_its_destination_ends_alone() {
                     (state, _) => panic!("{kind:?}: {}: {state:?}", names[index]),
                 }
             }
-            assert_eq!(destination.query(&format!("select * from {unfit}")), [[]; 0] as [Vec<Option<String>>; 0]);
+            assert!(destination.query(&format!("select * from {unfit}")).is_empty());
         }
     }
 }
