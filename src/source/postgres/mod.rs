@@ -300,10 +300,13 @@ fn found_in(connection: &mut Connection, schema: &str, name: Option<&str>) -> Re
 
 fn table(connection: &mut Connection, found: &Found, interval_type: IntervalType) -> Result<Table> {
     let columns = columns(connection, found, interval_type)?;
+    // Columns that the index only includes follow those of the key. Servers before PostgreSQL 11 have none, nor the number of the others, for which
+    // `to_jsonb` has NULL then.
     let sql = format!(
         "SELECT a.attname FROM pg_catalog.pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place) \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-         WHERE i.indrelid = {} AND i.indisprimary ORDER BY k.place",
+         WHERE i.indrelid = {} AND i.indisprimary \
+         AND k.place <= coalesce((pg_catalog.to_jsonb(i) ->> 'indnkeyatts')::pg_catalog.int2, i.indnatts) ORDER BY k.place",
         found.oid
     );
     let key = connection.query(&sql, &format!("the key of table `{}` cannot be read", found.name))?;

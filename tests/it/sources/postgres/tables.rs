@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use planetscale_ingest::{ErrorKind, Source, Table};
+use planetscale_ingest::{ErrorKind, IngestOptions, Source, Strategy, Table};
 
-use crate::sources::{read, refused};
+use crate::sources::{moved, read, refused, uri};
+use crate::support::files::sqlite_rows;
 use crate::support::postgres::postgres;
 
 fn names(tables: &[Table]) -> Vec<&str> {
@@ -56,6 +57,28 @@ fn base_tables_are_listed_with_keys_and_generated_columns_and_read_once() {
     let error = source.rows_of(table).unwrap_err();
     assert_eq!((error.kind(), error.column()), (ErrorKind::Schema, Some("c")), "{error}");
     server.exec("set client_min_messages = error; drop schema source_tables cascade");
+}
+
+#[test]
+fn columns_that_a_key_only_includes_are_none_of_it() {
+    let server = postgres();
+    server.fresh_schema("source_included");
+    server.exec(
+        "set search_path = source_included;
+         create table t (note text not null, b int, a int, primary key (a, b) include (note));
+         insert into t values ('old', 1, 1), ('old', 2, 1)",
+    );
+    let from = server.uri("schema=source_included");
+    assert_eq!(Source::open(&from).unwrap().table("t").unwrap().primary_key(), [2, 1]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("copy.db");
+    let options = IngestOptions::new().with_strategy(Strategy::Merge);
+    moved(&from, &uri("sqlite", &file), &options);
+    server.exec("update source_included.t set note = 'new' where b = 1");
+    moved(&from, &uri("sqlite", &file), &options);
+    let notes = sqlite_rows(&file, "select b || note from t order by 1");
+    assert_eq!(notes, [[Some("1new".to_owned())], [Some("2old".to_owned())]]);
+    server.exec("set client_min_messages = error; drop schema source_included cascade");
 }
 
 #[test]
