@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use super::store::{LoadPlan, Loading};
 use super::stored::{self, Order, misfit};
-use super::{Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, staging_name};
+use super::{
+    Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, require_stored, staging_name,
+};
 use crate::batch::Batch;
 use crate::ingest::Strategy;
 use crate::interval::Interval;
@@ -91,6 +93,7 @@ impl<'a> FileLoad<'a> {
             return if self.is_keyed { self.stage() } else { Ok(()) };
         };
         compare(self.destination, &self.target, &self.table, &stored)?;
+        self.destination.require_keeping(&self.target)?;
         if plan.strategy == Strategy::Append {
             return Ok(());
         }
@@ -161,7 +164,7 @@ impl<'a> FileLoad<'a> {
             }
             Way::Staged(staged) => {
                 require_keys(self.destination, &staged, &self.table)?;
-                self.written.updated = merge(self.destination, &self.target, &staged, &self.table)?;
+                self.written.updated = merge(self.destination, &self.target, &staged, &self.table, self.written.rows)?;
                 self.written.inserted = self.written.rows.saturating_sub(self.written.updated);
             }
         }
@@ -308,8 +311,8 @@ fn require_keys(destination: &mut dyn Destination, staged: &TableName, table: &T
     Ok(())
 }
 
-/// Puts staged rows in the place of the stored ones with the same keys, and adds the others; returns how many were replaced.
-fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableName, table: &Table) -> Result<u64> {
+/// Puts staged rows, of which there are `given`, in the place of the stored ones with the same keys, and adds the others; returns how many were replaced.
+fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableName, table: &Table, given: u64) -> Result<u64> {
     let (key, list, tuple) = key_of(table);
     let (into, from) = (qualified(target), qualified(staged));
     let matching = format!("{tuple} IN (SELECT {list} FROM {from})");
@@ -343,7 +346,8 @@ fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableNa
         let same: Vec<String> = key.iter().map(|column| format!("{kept}.{column} = {from}.{column}")).collect();
         source = format!("{from} LEFT JOIN {kept} ON {}", same.join(" AND "));
     }
-    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {source}", columns.join(", "), values.join(", ")))?;
+    let stored = destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {source}", columns.join(", "), values.join(", ")))?;
+    require_stored(target, stored, given)?;
     for temporary in [staged, &carried] {
         destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(temporary)))?;
     }

@@ -23,7 +23,7 @@ use super::store::Merging;
 use super::stored::find;
 use super::{
     Destination, StoredColumn, append_counted, begin, check_name, checkpoint, count, is_deleted, literal, make_temporary, qualified,
-    quoted, staging_name,
+    quoted, require_stored, staging_name,
 };
 use crate::batch::Batch;
 use crate::change::{
@@ -572,6 +572,7 @@ fn adopt(
             }
         }
     }
+    destination.require_keeping(name)?;
     destination.take_up(name, LSN_COLUMN)?;
     // A table that no run has recorded the columns of is taken to have been made by one altogether.
     let is_own = |column: &str| match &known.columns {
@@ -757,7 +758,8 @@ fn append_converted(destination: &mut dyn Destination, target: &mut Target, batc
         }
     }
     let (into, from) = (qualified(target.current()), qualified(&rows));
-    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", "))).map(drop)
+    let stored = destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", ")))?;
+    require_stored(target.current(), stored, batch.len() as u64)
 }
 
 pub(super) fn now_text() -> String {

@@ -112,6 +112,11 @@ pub(crate) trait Destination: Send {
         self.declared(column_type)
     }
 
+    /// Refuses a table that was there before if its declaration lets it drop rows for the sake of others without saying so.
+    fn require_keeping(&mut self, _name: &TableName) -> Result<()> {
+        Ok(())
+    }
+
     /// What follows the column list of `CREATE TABLE`.
     fn table_suffix(&self) -> &'static str {
         ""
@@ -312,6 +317,49 @@ fn check_name(destination: &dyn Destination, name: &TableName) -> Result<()> {
 /// Where the new copy of a table is built.
 pub(crate) fn staging_name(table: &TableName) -> TableName {
     table.sibling(format!("_ingest_new_{}", table.name()))
+}
+
+/// Refuses a statement that stored fewer rows than it was given: a trigger or a conflict clause of somebody's may ignore them.
+fn require_stored(name: &TableName, stored: u64, given: u64) -> Result<()> {
+    if stored == given {
+        return Ok(());
+    }
+    let message =
+        format!("`{name}` in the destination ignores rows that are written to it: a trigger or a conflict clause of that table does so");
+    Err(Error::new(ErrorKind::Sink, message).with_table(name))
+}
+
+/// Whether a statement has these words one after the other, whatever their case. What stands in strings, quoted names and comments does not count.
+fn has_words(sql: &str, wanted: &[&str]) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut rest, mut found) = (sql, 0);
+    while let Some(first) = rest.chars().next() {
+        let behind = |end: &str, from: usize| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+        let (length, word) = match first {
+            _ if first.is_whitespace() => (first.len_utf8(), Some("")),
+            _ if rest.starts_with("--") => (behind("\n", 2), Some("")),
+            _ if rest.starts_with("/*") => (behind("*/", 2), Some("")),
+            // One that is doubled reads as two strings.
+            '\'' | '"' | '`' => (behind(&first.to_string(), 1), None),
+            '[' => (behind("]", 1), None),
+            _ if is_word(first) => {
+                let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+                (length, rest.get(..length))
+            }
+            _ => (first.len_utf8(), None),
+        };
+        let is = |at: usize| wanted.get(at).zip(word).is_some_and(|(wanted, word)| word.eq_ignore_ascii_case(wanted));
+        found = match word {
+            Some("") => found,
+            _ if is(found) => found + 1,
+            _ => usize::from(is(0)),
+        };
+        if found == wanted.len() {
+            return true;
+        }
+        rest = &rest[length..];
+    }
+    false
 }
 
 /// Makes a temporary table anew.
@@ -662,6 +710,29 @@ impl std::fmt::Debug for Merge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_statement_are_found_outside_of_strings_names_and_comments() {
+        let wanted = ["on", "conflict", "replace"];
+        for sql in ["a INT ON conflict Replace)", "on on conflict\n/* or not */ -- at all\nreplace", "'it''s' on conflict replace,"] {
+            assert!(has_words(sql, &wanted), "{sql}");
+        }
+        for sql in
+            ["'on conflict replace'", "\"on conflict replace\"", "[on conflict replace] `on conflict replace`", "-- on conflict replace"]
+        {
+            assert!(!has_words(sql, &wanted), "{sql}");
+        }
+        for sql in [
+            "on conflict, replace",
+            "on conflict ignore replace",
+            "conflict replace",
+            "/* on conflict replace",
+            "on conflict_ replace",
+            "'",
+        ] {
+            assert!(!has_words(sql, &wanted), "{sql}");
+        }
+    }
 
     #[test]
     fn identifiers_and_strings_are_quoted_whatever_they_hold() {
