@@ -217,6 +217,8 @@ pub struct Column {
     text_as_bytes: bool,
     /// MySQL's `COLUMN_TYPE`, where the source is MySQL.
     declared: Option<String>,
+    /// The type at the source, where its values are no text, but are read as the text that stands for them.
+    printed: Option<String>,
 }
 
 impl PartialEq for Column {
@@ -230,7 +232,16 @@ impl PartialEq for Column {
 
 impl Column {
     pub(crate) fn new(name: impl Into<String>, column_type: ColumnType, nullable: bool) -> Self {
-        Self { name: name.into(), column_type, nullable, generated: false, collation: None, text_as_bytes: false, declared: None }
+        Self {
+            name: name.into(),
+            column_type,
+            nullable,
+            generated: false,
+            collation: None,
+            text_as_bytes: false,
+            declared: None,
+            printed: None,
+        }
     }
 
     #[must_use]
@@ -248,6 +259,18 @@ impl Column {
 
     pub(crate) fn declared(&self) -> Option<&str> {
         self.declared.as_deref()
+    }
+
+    /// Says of a column that is read as text that it is of another type at the source, whose values have another order than the text: `9` and `10`.
+    #[must_use]
+    pub(crate) fn printed_of(mut self, source_type: Option<String>) -> Self {
+        self.printed = source_type;
+        self
+    }
+
+    /// The type at the source of values that are read as text though they are none.
+    pub(crate) fn printed(&self) -> Option<&str> {
+        self.printed.as_deref()
     }
 
     #[must_use]

@@ -295,7 +295,7 @@ impl File {
     fn columns(&self, connection: &Connection, schema: &str, table: &str) -> Result<Vec<Described>> {
         let attempted = format!("the columns of table `{table}` cannot be listed");
         let sql = format!(
-            "SELECT column_name, is_nullable FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = {} AND table_name = {} \
+            "SELECT column_name, is_nullable, data_type FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = {} AND table_name = {} \
              ORDER BY column_index",
             literal(schema),
             literal(table)
@@ -310,8 +310,8 @@ impl File {
         let types = connection.stream(&sql).map_err(|failure| self.failed(failure, &attempted))?.columns().to_vec();
         let mut columns = Vec::with_capacity(named.len());
         for ((row, logical), selected) in named.into_iter().zip(types).zip(names) {
-            let [name, nullable] =
-                <[String; 2]>::try_from(row).map_err(|_| Error::protocol("DuckDB answers with other columns than were asked for"))?;
+            let [name, nullable, data_type] =
+                <[String; 3]>::try_from(row).map_err(|_| Error::protocol("DuckDB answers with other columns than were asked for"))?;
             let width = if logical == Logical::Bit { self.bit_width(connection, &place, &selected)? } else { None };
             let (form, column_type) = decode::plan(&logical, width, self.interval_type);
             let selected = match (form, &logical) {
@@ -330,7 +330,9 @@ impl File {
                     | Logical::Timestamp
                     | Logical::TimestampTz
             );
-            columns.push(Described { column: Column::new(name, column_type, nullable != "false"), form, selected, is_comparable });
+            let is_printed = form == Form::Text && logical != Logical::Varchar;
+            let column = Column::new(name, column_type, nullable != "false").printed_of(is_printed.then_some(data_type));
+            columns.push(Described { column, form, selected, is_comparable });
         }
         Ok(columns)
     }

@@ -142,3 +142,18 @@ fn intervals_are_those_of_all_other_sources() {
     }
     server.exec("set client_min_messages = error; drop schema source_intervals cascade");
 }
+
+#[test]
+fn what_is_read_as_text_that_has_another_order_is_no_incremental_key() {
+    let server = postgres();
+    server.fresh_schema("source_printed");
+    server.exec(
+        "set search_path = source_printed; create domain amount as numeric;
+         create table t (id int primary key, n numeric, m amount, wide numeric(80,2), i interval, a inet, v varchar(9), u uuid, day date, at timestamptz);
+         insert into t values (1, 99, 99, 99, '9 days', '9.0.0.1', 'a', '00000000-0000-0000-0000-000000000001', '2024-01-01', '2024-01-01 00:00:00+00');",
+    );
+    let source = Source::open(&server.uri("schema=source_printed")).unwrap();
+    let columns = [("n", "numeric"), ("m", "numeric"), ("wide", "numeric"), ("i", "interval"), ("a", "inet")];
+    crate::sources::assert_no_keys(&source, "t", &columns, &["v", "u"]);
+    server.exec("set client_min_messages = error; drop schema source_printed cascade");
+}
