@@ -13,7 +13,7 @@ use super::merge::FileMerge;
 use super::sqlite;
 use super::store::{Highest, LoadPlan, Loading, Merging, Store};
 use super::stored::{self, Order};
-use super::{Deletes, Destination, check_name, count, is_deleted, lease, qualified};
+use super::{Collated, Deletes, Destination, check_name, count, is_deleted, lease, qualified};
 use crate::batch::Batch;
 use crate::change::DELETED_COLUMN;
 use crate::interval::BoundValue;
@@ -93,7 +93,8 @@ impl Store for File {
         let table = Arc::new(Table::new(name.name(), vec![column.clone()]));
         let stored = stored::columns_of(&mut *self.destination, name, &table)?;
         let order = stored.first().map_or(Order::Own, |stored| Order::of(column.column_type(), &stored.declared_type));
-        let rest = format!("WHERE {} ORDER BY {} LIMIT 1", order.is_ordered(column.name()), order.descending(column.name()));
+        let compared = Collated::of(&mut *self.destination, name, &stored)?.column(column.name());
+        let rest = format!("WHERE {} ORDER BY {} LIMIT 1", order.is_ordered(column.name()), order.descending(&compared));
         let mut greatest = None;
         self.destination.read(name, &table, &stored, &rest, &mut |batch| {
             greatest = batch.rows().next().and_then(|row| BoundValue::of(row.value(0)));

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use super::store::{LoadPlan, Loading};
 use super::stored::{self, Order, misfit};
 use super::{
-    Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, require_stored, staging_name,
+    Collated, Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, require_stored,
+    staging_name,
 };
 use crate::batch::Batch;
 use crate::ingest::Strategy;
@@ -231,6 +232,8 @@ fn delete(destination: &mut dyn Destination, name: &TableName, interval: Option<
     };
     let column = interval.column();
     let order = Order::of(column.column_type(), &destination.declared(column.column_type()));
+    let stored = destination.stored_columns(name)?.unwrap_or_default();
+    let compared = Collated::of(destination, name, &stored)?.column(column.name());
     let mut conditions = vec![order.is_ordered(column.name())];
     if interval.start().is_some() || interval.end().is_some() {
         // As rows of a table of the column's type, so that they have the very form in which its values are stored.
@@ -254,19 +257,18 @@ fn delete(destination: &mut dyn Destination, name: &TableName, interval: Option<
             if let Some(bound) = bound {
                 let operator = operators[usize::from(bound.is_inclusive)];
                 let value = format!("(SELECT {} FROM {})", quoted(name), qualified(&bounds));
-                conditions.push(order.compared(column.name(), operator, &value));
+                conditions.push(order.compared(&compared, operator, &value));
             }
         }
     }
     destination.execute(&format!("DELETE FROM {} WHERE {}", qualified(name), conditions.join(" AND ")))
 }
 
-/// The columns of the key as SQL lists them, alone and in the form in which they are looked for.
-fn key_of(table: &Table) -> (Vec<String>, String, String) {
+/// The columns of the key as SQL names them, and as it lists them.
+fn key_of(table: &Table) -> (Vec<String>, String) {
     let key: Vec<String> = table.primary_key().iter().map(|&index| quoted(table.columns()[index].name())).collect();
     let list = key.join(", ");
-    let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
-    (key, list, tuple)
+    (key, list)
 }
 
 fn key_names(table: &Table) -> String {
@@ -297,7 +299,7 @@ fn null_key(table: &Table, column: Option<&str>) -> Error {
 
 /// Refuses staged rows that their keys do not tell apart.
 fn require_keys(destination: &mut dyn Destination, staged: &TableName, table: &Table) -> Result<()> {
-    let (key, list, _) = key_of(table);
+    let (key, list) = key_of(table);
     let from = qualified(staged);
     let nulls: Vec<String> = key.iter().map(|column| format!("{column} IS NULL")).collect();
     // Nothing in the source is: dates that no calendar has become NULL in DuckDB.
@@ -313,12 +315,16 @@ fn require_keys(destination: &mut dyn Destination, staged: &TableName, table: &T
 
 /// Puts staged rows, of which there are `given`, in the place of the stored ones with the same keys, and adds the others; returns how many were replaced.
 fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableName, table: &Table, given: u64) -> Result<u64> {
-    let (key, list, tuple) = key_of(table);
+    let (key, list) = key_of(table);
     let (into, from) = (qualified(target), qualified(staged));
-    let matching = format!("{tuple} IN (SELECT {list} FROM {from})");
     let stored = destination.stored_columns(target)?.unwrap_or_default();
+    let collated = Collated::of(destination, target, &stored)?;
+    let compared: Vec<String> = table.primary_key().iter().map(|&index| collated.column(table.columns()[index].name())).collect();
+    let compared = compared.join(", ");
+    let tuple = if key.len() == 1 { compared.clone() } else { format!("({compared})") };
+    let matching = format!("{tuple} IN (SELECT {list} FROM {from})");
     let rows = count(destination, &format!("SELECT count(*) FROM {into}"))?;
-    let repeated = format!("SELECT count(*) FROM (SELECT {list} FROM {into} WHERE {matching} GROUP BY {list} HAVING count(*) > 1)");
+    let repeated = format!("SELECT count(*) FROM (SELECT 1 FROM {into} WHERE {matching} GROUP BY {compared} HAVING count(*) > 1)");
     if count(destination, &repeated)? > 0 {
         let message = format!(
             "`{target}` in the destination has several rows with the same values in {}, so it cannot be said which one to update: rebuild it with \

@@ -46,6 +46,7 @@ mod sqlite;
 mod store;
 mod stored;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -115,6 +116,13 @@ pub(crate) trait Destination: Send {
     /// Refuses a table that was there before if its declaration lets it drop rows for the sake of others without saying so.
     fn require_keeping(&mut self, _name: &TableName) -> Result<()> {
         Ok(())
+    }
+
+    /// What follows a column of text in a comparison so that it is one of bytes; `None` if no column of the table has another collation by its declaration.
+    ///
+    /// It is not written where nothing calls for it: SQLite looks up no key of several columns in an index then.
+    fn byte_collation(&mut self, _name: &TableName) -> Result<Option<&'static str>> {
+        Ok(None)
     }
 
     /// What follows the column list of `CREATE TABLE`.
@@ -238,6 +246,32 @@ pub(crate) trait Destination: Send {
 pub(crate) struct StoredColumn {
     pub(crate) name: String,
     pub(crate) declared_type: String,
+}
+
+/// How the columns of a stored table are compared: text by its bytes, whatever collation somebody has declared there.
+#[derive(Debug, Clone, Default)]
+struct Collated {
+    collation: Option<&'static str>,
+    /// The names of columns of text, in small letters.
+    text: BTreeSet<String>,
+}
+
+impl Collated {
+    fn of(destination: &mut dyn Destination, name: &TableName, stored: &[StoredColumn]) -> Result<Self> {
+        let text = stored.iter().filter(|column| matches!(column.declared_type.as_str(), "TEXT" | "VARCHAR"));
+        let text: BTreeSet<String> = text.map(|column| column.name.to_lowercase()).collect();
+        Ok(Self { collation: if text.is_empty() { None } else { destination.byte_collation(name)? }, text })
+    }
+
+    /// What follows a column in a comparison.
+    fn collation(&self, column: &str) -> &'static str {
+        self.collation.filter(|_| self.text.contains(&column.to_lowercase())).unwrap_or_default()
+    }
+
+    /// A column as it stands in a comparison.
+    fn column(&self, column: &str) -> String {
+        format!("{}{}", quoted(column), self.collation(column))
+    }
 }
 
 /// Appends a batch, and counts the values in it that are not what the source holds.

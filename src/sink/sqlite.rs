@@ -150,6 +150,11 @@ impl Destination for Sqlite {
         Ok((!columns.is_empty()).then_some(columns))
     }
 
+    fn byte_collation(&mut self, name: &TableName) -> Result<Option<&'static str>> {
+        let sql = declaration(&self.connection, name).map_err(self.failed("a table's declaration cannot be read"))?;
+        Ok(has_words(&sql, &["collate"]).then_some(" COLLATE BINARY"))
+    }
+
     fn require_keeping(&mut self, name: &TableName) -> Result<()> {
         let sql = declaration(&self.connection, name).map_err(self.failed("a table's declaration cannot be read"))?;
         if !has_words(&sql, &["on", "conflict", "replace"]) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::stored::{Gather, Stored};
-use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
+use super::{Destination, StoredColumn, binary_default, bit_default, has_words, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::libduckdb::append::Appender;
 use crate::libduckdb::{Connection, Failure, FailureKind};
@@ -304,6 +304,18 @@ impl Destination for DuckDb {
             Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
             Err(failure) => Err(failed(&self.path, failure, "a table's columns cannot be read").with_table(table)),
         }
+    }
+
+    fn byte_collation(&mut self, name: &TableName) -> Result<Option<&'static str>> {
+        let sql = format!(
+            "SELECT sql FROM duckdb_tables() WHERE database_name = {} AND lower(schema_name) = lower({}) AND lower(table_name) = lower({})",
+            literal(&self.database),
+            literal(name.schema().unwrap_or(&self.schema)),
+            literal(name.name())
+        );
+        let declared = self.query_text(&sql)?.into_iter().flatten().flatten();
+        // In quotes, as `binary` is a word of the grammar.
+        Ok(declared.into_iter().any(|sql| has_words(&sql, &["collate"])).then_some(" COLLATE \"binary\""))
     }
 
     fn read(
