@@ -23,6 +23,8 @@ use crate::{Error, ErrorKind, Result};
 /// The name of a table at a destination, with the schema it lies in where the destination has schemas.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {
+    /// The database that the schema is in, where a destination has to say so.
+    database: Option<String>,
     schema: Option<String>,
     name: String,
 }
@@ -30,7 +32,7 @@ pub struct TableName {
 impl TableName {
     /// A table in the destination's default schema. The name is taken as it is: dots in it do not separate.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { schema: None, name: name.into() }
+        Self { database: None, schema: None, name: name.into() }
     }
 
     /// The same table in `schema`.
@@ -63,9 +65,20 @@ impl TableName {
         self.schema.as_deref()
     }
 
+    /// The same table, with the name of the database that its schema is in; none of the words that others read have it.
+    #[must_use]
+    pub(crate) fn in_database(mut self, database: Option<&str>) -> Self {
+        self.database = database.map(str::to_owned);
+        self
+    }
+
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     /// Another table in the same schema.
     pub(crate) fn sibling(&self, name: impl Into<String>) -> Self {
-        Self { schema: self.schema.clone(), name: name.into() }
+        Self { database: self.database.clone(), schema: self.schema.clone(), name: name.into() }
     }
 }
 

@@ -83,10 +83,12 @@ impl Store for File {
     }
 
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
+        let name = &self.destination.located(name);
         Ok(Box::new(FileLoad::begin(&mut *self.destination, name, table, plan)?))
     }
 
     fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest> {
+        let name = &self.destination.located(name);
         if self.destination.stored_columns(name)?.is_none() {
             return Ok(Highest::NoRows);
         }
@@ -110,6 +112,7 @@ impl Store for File {
     }
 
     fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        let name = &self.destination.located(name);
         let destination = &mut *self.destination;
         let stored = stored::columns_of(destination, name, table)?;
         let is_captured = destination.stored_columns(name)?.is_some_and(|columns| stored::find(&columns, DELETED_COLUMN).is_some());
@@ -130,12 +133,14 @@ impl Store for File {
     }
 
     fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch> {
+        let name = &self.destination.located(name);
         let stored = stored::columns_of(&mut *self.destination, name, batch.table())?;
         let declared: Vec<&str> = stored.iter().map(|column| column.declared_type.as_str()).collect();
         stored::normalised(batch, &declared)
     }
 
     fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
+        let name = &self.destination.located(name);
         let found = checkpoint::read(&mut *self.destination, name, source_table)?;
         self.known.insert(name.clone(), found.known);
         Ok((found.position, found.note))

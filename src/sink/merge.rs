@@ -149,6 +149,7 @@ impl Merging for FileMerge<'_> {
     fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
         check_name(self.destination, name)?;
         check_source(table)?;
+        let name = &self.destination.located(name);
         let stored = Arc::new(stored_table(table));
         let known = self.known.remove(name);
         let target = in_transaction(self.destination, |destination| {

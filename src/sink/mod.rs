@@ -102,6 +102,11 @@ pub(crate) trait Destination: Send {
         take: &mut dyn FnMut(Batch) -> Result<()>,
     ) -> Result<()>;
 
+    /// A table's name with all that is needed to tell it from every other.
+    fn located(&self, name: &TableName) -> TableName {
+        name.clone()
+    }
+
     /// The columns of a table in their order, `None` if there is no such table.
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>>;
 
@@ -319,10 +324,8 @@ fn binary_default(text: &str) -> String {
 
 /// A table's name as SQL takes it.
 pub(crate) fn qualified(table: &TableName) -> String {
-    match table.schema() {
-        Some(schema) => format!("{}.{}", quoted(schema), quoted(table.name())),
-        None => quoted(table.name()),
-    }
+    let parts = [table.database(), table.schema(), Some(table.name())];
+    parts.into_iter().flatten().map(quoted).collect::<Vec<_>>().join(".")
 }
 
 /// Whether a row is marked as deleted. SQLite's `TRUE` is a column where the table has one of that name.
@@ -772,6 +775,8 @@ mod tests {
     fn identifiers_and_strings_are_quoted_whatever_they_hold() {
         assert_eq!(quoted(r#"a"b"#), r#""a""b""#);
         assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(qualified(&TableName::new("t.u").in_schema("s")), r#""s"."t.u""#);
+        let name = TableName::new("t.u").in_schema("s");
+        assert_eq!(qualified(&name), r#""s"."t.u""#);
+        assert_eq!(qualified(&name.in_database(Some("d")).sibling("v")), r#""d"."s"."v""#);
     }
 }
