@@ -366,7 +366,8 @@ fn qualified_by(table: &str, columns: &[String]) -> Vec<String> {
 
 /// Copies some columns of the matching rows into a temporary table.
 fn carry(destination: &mut dyn Destination, into: &TableName, columns: &[&StoredColumn], from: &str, matching: &str) -> Result<()> {
-    let declared: Vec<String> = columns.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
+    let declared: Vec<String> =
+        columns.iter().map(|column| format!("{} {}", quoted(&column.name), destination.carried(&column.declared_type))).collect();
     let names: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
     let (into, suffix, names) = (qualified(into), destination.table_suffix(), names.join(", "));
     destination.execute(&format!("DROP TABLE IF EXISTS {into}"))?;

@@ -130,6 +130,11 @@ pub(crate) trait Destination: Send {
         Ok(None)
     }
 
+    /// The type of a column of a temporary table that holds all values of a stored column, whose type is `stored`, as they are.
+    fn carried(&self, stored: &str) -> String {
+        stored.to_owned()
+    }
+
     /// What follows the column list of `CREATE TABLE`.
     fn table_suffix(&self) -> &'static str {
         ""

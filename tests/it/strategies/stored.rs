@@ -8,6 +8,7 @@ use crate::support::files::{Files, sqlite_rows};
 /// A file of SQLite as the source, and the destinations that its tables go to.
 struct Copy {
     files: Files,
+    source: rusqlite::Connection,
 }
 
 impl Copy {
@@ -15,7 +16,7 @@ impl Copy {
         let files = Files::new();
         let source = rusqlite::Connection::open(files.folder().join("from.db")).unwrap();
         source.execute_batch(sql).unwrap();
-        Self { files }
+        Self { files, source }
     }
 
     fn report(&self, uri: &str, options: &IngestOptions) -> TableReport {
@@ -141,6 +142,27 @@ fn text_is_compared_by_its_bytes_whatever_collation_somebody_has_declared() {
             check("select k, note from top", &[&["a", "old"], &["B", "old"], &["b", "new"]]);
         }
     }
+}
+
+#[test]
+fn columns_of_any_type_that_only_the_destination_has_keep_their_values_in_a_merge() {
+    let copy = Copy::new("create table t (id integer primary key, note text); insert into t values (1, 'x'), (2, 'y')");
+    copy.run(&by(Strategy::Merge));
+    copy.in_sqlite("drop table t; create table t (id INTEGER, note TEXT, made DATETIME, name VARCHAR(9), n DECIMAL(9, 2), anything)");
+    copy.in_sqlite("insert into t values (1, 'old', '2024-01-01', 7, '1.50', x'00'), (3, 'old', 5, 'ü', 2, 1.5)");
+    copy.in_duckdb("alter table t add column made timestamp; update t set made = '2024-01-01' where id = 1");
+    copy.source.execute_batch("update t set note = 'new'").unwrap();
+    let of_old = "select id, note, made, name, typeof(name), n, typeof(n), hex(anything), typeof(anything) from t order by id";
+    copy.run(&by(Strategy::Merge));
+    let found = sqlite_rows(&copy.files.sqlite(), of_old);
+    assert_eq!(
+        [&found[0], &found[2]].map(|row| row.iter().map(|cell| cell.as_deref().unwrap_or("NULL")).collect::<Vec<_>>()),
+        [
+            vec!["1", "new", "2024-01-01", "7", "text", "1.5", "real", "00", "blob"],
+            vec!["3", "old", "5", "ü", "text", "2", "integer", "312E35", "real"]
+        ]
+    );
+    assert_eq!(found[1][1..4], [Some("new".to_owned()), None, None]);
 }
 
 #[cfg(feature = "vstream")]
