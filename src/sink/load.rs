@@ -19,7 +19,7 @@ use crate::batch::Batch;
 use crate::ingest::Strategy;
 use crate::interval::Interval;
 use crate::policy::{ChangedByName, ChangedValues};
-use crate::schema::{Column, Table, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::{Error, ErrorKind, Result};
 
 /// Temporary tables: rows to be merged, values of columns that only the destination has, and the bounds of an interval.
@@ -95,6 +95,9 @@ impl<'a> FileLoad<'a> {
         };
         compare(self.destination, &self.target, &self.table, &stored)?;
         self.destination.require_keeping(&self.target)?;
+        if plan.strategy != Strategy::TruncateInsert {
+            require_same_forms(self.destination, &self.target, &self.table)?;
+        }
         if plan.strategy == Strategy::Append {
             return Ok(());
         }
@@ -220,6 +223,42 @@ fn compare(destination: &dyn Destination, name: &TableName, table: &Table, store
         match stored::find(stored, column.name()) {
             Some(found) if found.declared_type == declared => {}
             found => return Err(misfit(name, column, found, &declared)),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a stored table in whose columns of text numbers or moments have more or fewer digits after the point than those that come: the same value would
+/// be there in two forms, and none would be found by the other.
+fn require_same_forms(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
+    let fraction = |column: &Column| match column.column_type() {
+        ColumnType::Decimal { scale, .. } => Some(usize::from(*scale)),
+        ColumnType::DateTime { fraction } | ColumnType::Timestamp { fraction } | ColumnType::Time { fraction } => {
+            Some(usize::from(*fraction))
+        }
+        _ => None,
+    };
+    let is_text = |column: &&Column| matches!(destination.declared(column.column_type()).as_str(), "TEXT" | "VARCHAR");
+    let columns: Vec<(&Column, usize)> =
+        table.columns().iter().filter(is_text).filter_map(|column| Some((column, fraction(column)?))).collect();
+    if columns.is_empty() {
+        return Ok(());
+    }
+    // One value tells: a run never leaves two forms in a column.
+    let from = qualified(name);
+    let any = |(column, _): &(&Column, usize)| format!("(SELECT {0} FROM {from} WHERE {0} IS NOT NULL LIMIT 1)", quoted(column.name()));
+    let sql = format!("SELECT {}", columns.iter().map(any).collect::<Vec<_>>().join(", "));
+    for ((column, expected), stored) in columns.into_iter().zip(destination.query_text(&sql)?.into_iter().flatten()) {
+        let Some(stored) = stored else { continue };
+        let found = stored.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        if found != expected {
+            let message = format!(
+                "column `{name}.{}` has values with {found} digits after the point in the destination, but is {} at the source, of which {expected} are \
+                 stored: the same value would be there in two forms; make the table anew by the strategy `replace`, or with full_refresh",
+                column.name(),
+                column.column_type()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message).with_table(name).with_column(column.name()));
         }
     }
     Ok(())
