@@ -34,7 +34,8 @@ usage: ingest --source-uri URI --dest-uri URI [options]
   --verify                   compare the tables with the source afterwards
   --verify-only              compare them, and move nothing
   --progress M               auto, plain, json or off (default: auto)
-  --report json              print a report on standard output
+  --report json              print a report on standard output; its state is complete, partial or failed, which it also is
+                             where a table was compared and is not the same, or could not be compared
 
 The exit status is 0 only if every table is complete and, where they are compared, the same as at the source.
 ";
@@ -323,11 +324,13 @@ fn as_json(report: &Report, verified: Option<&VerifyReport>) -> serde_json::Valu
                 "changed_values": changed, "notes": table.notes, "seconds": table.elapsed.as_secs_f64()})
         })
         .collect();
-    let failed = report.tables.iter().any(|table| matches!(table.state, TableState::Failed { .. }));
-    let state = if report.is_complete() {
-        "complete"
-    } else if failed {
+    let has_failed = report.tables.iter().any(|table| matches!(table.state, TableState::Failed { .. }));
+    // Also where nothing was moved, and so nothing is incomplete.
+    let differs = verified.is_some_and(|verified| !verified.is_equal());
+    let state = if has_failed || differs {
         "failed"
+    } else if report.is_complete() {
+        "complete"
     } else {
         "partial"
     };

@@ -149,12 +149,21 @@ impl Interval {
     /// The rows of a table whose column is between the bounds that were given, both inclusive.
     ///
     /// # Errors
-    /// `Schema` if there is no such column; `Config` if a bound is no value of it, the start lies after the end, or the column has no order.
+    /// `Schema` if there is no such column; `Config` if a bound is no value of it, the start lies after the end, or the column has no order, or another
+    /// than what is read of it.
     pub(crate) fn of(table: &Table, column: &str, start: Option<&str>, end: Option<&str>) -> Result<Self> {
         let Some(found) = table.column(column) else {
             let message = format!("table `{}` has no column `{column}` to be its incremental key", table.name());
             return Err(Error::new(ErrorKind::Schema, message).with_table(table.name()).with_column(column));
         };
+        if let Some(printed) = found.printed() {
+            let message = format!(
+                "column `{}` is {printed} at the source, whose values are read as text: that has another order than they have, so no interval can \
+                 follow it",
+                found.name()
+            );
+            return Err(Error::config(message).with_table(table.name()).with_column(found.name()));
+        }
         if start.is_none() && end.is_none() && !has_order(found.column_type()) {
             // Refused in the same words as with a bound, before anything is read.
             BoundValue::parse(found, "")?;

@@ -23,6 +23,8 @@ use crate::{Error, ErrorKind, Result};
 /// The name of a table at a destination, with the schema it lies in where the destination has schemas.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {
+    /// The database that the schema is in, where a destination has to say so.
+    database: Option<String>,
     schema: Option<String>,
     name: String,
 }
@@ -30,7 +32,7 @@ pub struct TableName {
 impl TableName {
     /// A table in the destination's default schema. The name is taken as it is: dots in it do not separate.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { schema: None, name: name.into() }
+        Self { database: None, schema: None, name: name.into() }
     }
 
     /// The same table in `schema`.
@@ -63,9 +65,20 @@ impl TableName {
         self.schema.as_deref()
     }
 
+    /// The same table, with the name of the database that its schema is in; none of the words that others read have it.
+    #[must_use]
+    pub(crate) fn in_database(mut self, database: Option<&str>) -> Self {
+        self.database = database.map(str::to_owned);
+        self
+    }
+
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     /// Another table in the same schema.
     pub(crate) fn sibling(&self, name: impl Into<String>) -> Self {
-        Self { schema: self.schema.clone(), name: name.into() }
+        Self { database: self.database.clone(), schema: self.schema.clone(), name: name.into() }
     }
 }
 
@@ -223,6 +236,8 @@ pub struct Column {
     declared: Option<String>,
     /// Of how many of its characters, or bytes, the source's primary key is; `None`: of all of them.
     key_prefix: Option<u32>,
+    /// The type at the source, where its values are no text, but are read as the text that stands for them.
+    printed: Option<String>,
 }
 
 impl PartialEq for Column {
@@ -245,6 +260,7 @@ impl Column {
             text_as_bytes: false,
             declared: None,
             key_prefix: None,
+            printed: None,
         }
     }
 
@@ -274,6 +290,18 @@ impl Column {
 
     pub(crate) fn declared(&self) -> Option<&str> {
         self.declared.as_deref()
+    }
+
+    /// Says of a column that is read as text that it is of another type at the source, whose values have another order than the text: `9` and `10`.
+    #[must_use]
+    pub(crate) fn printed_of(mut self, source_type: Option<String>) -> Self {
+        self.printed = source_type;
+        self
+    }
+
+    /// The type at the source of values that are read as text though they are none.
+    pub(crate) fn printed(&self) -> Option<&str> {
+        self.printed.as_deref()
     }
 
     #[must_use]

@@ -15,7 +15,6 @@ use self::chunks::{Chunks, Differences, Digest, Rounds, Suspects};
 use crate::batch::Batch;
 use crate::change::{LSN_COLUMN, bookkeeping_columns};
 use crate::ingest::{IngestOptions, chosen, destinations_of, ingest};
-use crate::interval::Interval;
 use crate::options::{CaptureMode, CaptureOptions};
 use crate::report::TableState;
 use crate::schema::{Table, TableName};
@@ -171,7 +170,7 @@ pub fn verify(source: &Source, sink: &mut Sink, options: &VerifyOptions) -> Resu
     let mut report = VerifyReport::default();
     for (table, target) in tables.iter().zip(&targets) {
         let table_begun = Instant::now();
-        let compared = reading_of(&options.ingest, table).and_then(|reading| {
+        let compared = reading_of(source, &options.ingest, table).and_then(|reading| {
             let sides = Sides { source, options: &options.ingest, table, target, reading: &reading };
             compare(&sides, sink, options.max_keys, is_captured)
         });
@@ -213,11 +212,11 @@ fn catch_up(sides: &Sides<'_>, sink: &mut Sink, entry: &mut TableVerification) -
 }
 
 /// How the rows of the source are read: only those of the interval that the options name by its start or its end.
-fn reading_of(options: &IngestOptions, table: &Table) -> Result<Reading> {
+fn reading_of(source: &Source, options: &IngestOptions, table: &Table) -> Result<Reading> {
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
     let (start, end) = (options.interval_start(), options.interval_end());
     if let Some(key) = options.incremental_key().filter(|_| start.is_some() || end.is_some()) {
-        reading.interval = Some(Interval::of(&options.as_read(table), key, start, end)?);
+        reading.interval = Some(source.interval(table, options, key)?);
     }
     Ok(reading)
 }

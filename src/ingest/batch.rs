@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{IngestOptions, Progress, Strategy, chosen, destinations_of};
-use crate::interval::{Bound, Interval};
+use crate::interval::Bound;
 use crate::report::{Report, TableReport, TableState};
 use crate::schema::{Table, TableName};
 use crate::sink::{Highest, Left, LoadPlan, Sink};
@@ -68,13 +68,13 @@ fn check(options: &IngestOptions) -> Result<()> {
 }
 
 /// How the rows of a table get in, and which of them come.
-fn plan(sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableName) -> Result<LoadPlan> {
+fn plan(source: &Source, sink: &mut Sink, options: &IngestOptions, table: &Table, target: &TableName) -> Result<LoadPlan> {
     let strategy = match options.full_refresh() {
         true => Strategy::Replace,
         false => options.strategy().unwrap_or(Strategy::Replace),
     };
     let Some(key) = options.incremental_key() else { return Ok(LoadPlan::of(strategy)) };
-    let interval = Interval::of(&options.as_read(table), key, options.interval_start(), options.interval_end())?;
+    let interval = source.interval(table, options, key)?;
     let is_bounded = interval.start().is_some() || interval.end().is_some();
     let interval = match strategy {
         Strategy::Append | Strategy::Merge | Strategy::DeleteInsert if interval.start().is_none() => {
@@ -129,7 +129,7 @@ fn copy_table(
     sink.check_name(target)?;
     sink.check_not_source(target, table.name(), source.options())?;
     let mut reading = Reading { malformed_text: options.malformed_text(), zero_dates: options.zero_dates(), interval: None };
-    let plan = plan(sink, options, table, target)?;
+    let plan = plan(source, sink, options, table, target)?;
     reading.interval.clone_from(&plan.interval);
     // Of the attempts so far.
     let mut left = Left::default();

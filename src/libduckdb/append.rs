@@ -13,15 +13,22 @@ use super::{Connection, Failure, FailureKind, Fixed, Inlined, Pointed, RawConnec
 
 impl Connection {
     /// Prepares to append to the named columns of a table.
-    pub(crate) fn appender(&self, schema: Option<&str>, table: &str, columns: &[&str]) -> Result<Appender, Failure> {
+    pub(crate) fn appender(
+        &self,
+        database: Option<&str>,
+        schema: Option<&str>,
+        table: &str,
+        columns: &[&str],
+    ) -> Result<Appender, Failure> {
+        let database = database.map(c_string).transpose()?;
         let schema = schema.map(c_string).transpose()?;
         let table = c_string(table)?;
         let mut handle: ffi::duckdb_appender = ptr::null_mut();
-        // SAFETY: the connection is open, the strings end with a NUL, `handle` is written by the call. No schema is a null pointer.
+        // SAFETY: the connection is open, the strings end with a NUL, `handle` is written by the call. No database and no schema are null pointers.
         let state = unsafe {
             ffi::duckdb_appender_create_ext(
                 self.0.handle,
-                ptr::null(),
+                database.as_ref().map_or(ptr::null(), |database| database.as_ptr()),
                 schema.as_ref().map_or(ptr::null(), |schema| schema.as_ptr()),
                 table.as_ptr(),
                 &mut handle,

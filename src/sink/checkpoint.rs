@@ -398,7 +398,7 @@ fn is_of(name: &TableName) -> String {
 /// the table `b` in a schema `a`.
 pub(super) fn recorded_name(name: &TableName) -> String {
     let is_plain = |part: &str| !part.contains(['.', '"']);
-    if is_plain(name.name()) && name.schema().is_none_or(is_plain) { name.to_string() } else { qualified(name) }
+    if is_plain(name.name()) && name.schema().is_none_or(is_plain) { name.to_string() } else { qualified(&name.clone().in_database(None)) }
 }
 
 /// What the rows of these tables say of who wrote them; tables without one are left out.

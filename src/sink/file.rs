@@ -13,7 +13,7 @@ use super::merge::FileMerge;
 use super::sqlite;
 use super::store::{Highest, LoadPlan, Loading, Merging, Store};
 use super::stored::{self, Order};
-use super::{Deletes, Destination, check_name, count, is_deleted, lease, qualified};
+use super::{Collated, Deletes, Destination, check_name, count, is_deleted, lease, qualified};
 use crate::batch::Batch;
 use crate::change::DELETED_COLUMN;
 use crate::interval::BoundValue;
@@ -83,17 +83,20 @@ impl Store for File {
     }
 
     fn load<'a>(&'a mut self, name: &TableName, table: &Arc<Table>, plan: &LoadPlan) -> Result<Box<dyn Loading + 'a>> {
+        let name = &self.destination.located(name);
         Ok(Box::new(FileLoad::begin(&mut *self.destination, name, table, plan)?))
     }
 
     fn highest(&mut self, name: &TableName, column: &Column) -> Result<Highest> {
+        let name = &self.destination.located(name);
         if self.destination.stored_columns(name)?.is_none() {
             return Ok(Highest::NoRows);
         }
         let table = Arc::new(Table::new(name.name(), vec![column.clone()]));
         let stored = stored::columns_of(&mut *self.destination, name, &table)?;
         let order = stored.first().map_or(Order::Own, |stored| Order::of(column.column_type(), &stored.declared_type));
-        let rest = format!("WHERE {} ORDER BY {} LIMIT 1", order.is_ordered(column.name()), order.descending(column.name()));
+        let compared = Collated::of(&mut *self.destination, name, &stored)?.column(column.name());
+        let rest = format!("WHERE {} ORDER BY {} LIMIT 1", order.is_ordered(column.name()), order.descending(&compared));
         let mut greatest = None;
         self.destination.read(name, &table, &stored, &rest, &mut |batch| {
             greatest = batch.rows().next().and_then(|row| BoundValue::of(row.value(0)));
@@ -109,6 +112,7 @@ impl Store for File {
     }
 
     fn read(&mut self, name: &TableName, table: &Arc<Table>, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        let name = &self.destination.located(name);
         let destination = &mut *self.destination;
         let stored = stored::columns_of(destination, name, table)?;
         let is_captured = destination.stored_columns(name)?.is_some_and(|columns| stored::find(&columns, DELETED_COLUMN).is_some());
@@ -129,12 +133,14 @@ impl Store for File {
     }
 
     fn as_stored(&mut self, name: &TableName, batch: Batch) -> Result<Batch> {
+        let name = &self.destination.located(name);
         let stored = stored::columns_of(&mut *self.destination, name, batch.table())?;
         let declared: Vec<&str> = stored.iter().map(|column| column.declared_type.as_str()).collect();
         stored::normalised(batch, &declared)
     }
 
     fn resume(&mut self, name: &TableName, source_table: &str) -> Result<(Option<StoredPosition>, Option<String>)> {
+        let name = &self.destination.located(name);
         let found = checkpoint::read(&mut *self.destination, name, source_table)?;
         self.known.insert(name.clone(), found.known);
         Ok((found.position, found.note))

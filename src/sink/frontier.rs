@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Destination, qualified, quoted};
+use super::{Collated, Destination, qualified, quoted};
 use crate::Result;
 use crate::batch::{ColumnData, Values};
 use crate::schema::{ColumnType, Table, TableName};
@@ -59,8 +59,12 @@ fn is_bytes(column_type: &ColumnType) -> bool {
 
 impl Frontier {
     /// Asks a table that may have rows.
-    pub(super) fn read(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<Self> {
+    pub(super) fn read(destination: &mut dyn Destination, name: &TableName, table: &Table, collated: &Collated) -> Result<Self> {
         let Some(column) = table.primary_key().first().map(|&index| &table.columns()[index]) else { return Ok(Self::Unknown) };
+        if !collated.collation(column.name()).is_empty() {
+            // The greatest would be that of another order.
+            return Ok(Self::Unknown);
+        }
         let is_bytes = is_bytes(column.column_type());
         let greatest = match column.column_type() {
             // Not in the order of the members.

@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use super::store::{LoadPlan, Loading};
 use super::stored::{self, Order, misfit};
-use super::{Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, staging_name};
+use super::{
+    Collated, Destination, StoredColumn, Written, append_counted, begin, count, make_temporary, qualified, quoted, require_stored,
+    staging_name,
+};
 use crate::batch::Batch;
 use crate::ingest::Strategy;
 use crate::interval::Interval;
 use crate::policy::{ChangedByName, ChangedValues};
-use crate::schema::{Column, Table, TableName};
+use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::{Error, ErrorKind, Result};
 
 /// Temporary tables: rows to be merged, values of columns that only the destination has, and the bounds of an interval.
@@ -91,6 +94,10 @@ impl<'a> FileLoad<'a> {
             return if self.is_keyed { self.stage() } else { Ok(()) };
         };
         compare(self.destination, &self.target, &self.table, &stored)?;
+        self.destination.require_keeping(&self.target)?;
+        if plan.strategy != Strategy::TruncateInsert {
+            require_same_forms(self.destination, &self.target, &self.table)?;
+        }
         if plan.strategy == Strategy::Append {
             return Ok(());
         }
@@ -161,7 +168,7 @@ impl<'a> FileLoad<'a> {
             }
             Way::Staged(staged) => {
                 require_keys(self.destination, &staged, &self.table)?;
-                self.written.updated = merge(self.destination, &self.target, &staged, &self.table)?;
+                self.written.updated = merge(self.destination, &self.target, &staged, &self.table, self.written.rows)?;
                 self.written.inserted = self.written.rows.saturating_sub(self.written.updated);
             }
         }
@@ -221,6 +228,42 @@ fn compare(destination: &dyn Destination, name: &TableName, table: &Table, store
     Ok(())
 }
 
+/// Refuses a stored table in whose columns of text numbers or moments have more or fewer digits after the point than those that come: the same value would
+/// be there in two forms, and none would be found by the other.
+fn require_same_forms(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
+    let fraction = |column: &Column| match column.column_type() {
+        ColumnType::Decimal { scale, .. } => Some(usize::from(*scale)),
+        ColumnType::DateTime { fraction } | ColumnType::Timestamp { fraction } | ColumnType::Time { fraction } => {
+            Some(usize::from(*fraction))
+        }
+        _ => None,
+    };
+    let is_text = |column: &&Column| matches!(destination.declared(column.column_type()).as_str(), "TEXT" | "VARCHAR");
+    let columns: Vec<(&Column, usize)> =
+        table.columns().iter().filter(is_text).filter_map(|column| Some((column, fraction(column)?))).collect();
+    if columns.is_empty() {
+        return Ok(());
+    }
+    // One value tells: a run never leaves two forms in a column.
+    let from = qualified(name);
+    let any = |(column, _): &(&Column, usize)| format!("(SELECT {0} FROM {from} WHERE {0} IS NOT NULL LIMIT 1)", quoted(column.name()));
+    let sql = format!("SELECT {}", columns.iter().map(any).collect::<Vec<_>>().join(", "));
+    for ((column, expected), stored) in columns.into_iter().zip(destination.query_text(&sql)?.into_iter().flatten()) {
+        let Some(stored) = stored else { continue };
+        let found = stored.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        if found != expected {
+            let message = format!(
+                "column `{name}.{}` has values with {found} digits after the point in the destination, but is {} at the source, of which {expected} are \
+                 stored: the same value would be there in two forms; make the table anew by the strategy `replace`, or with full_refresh",
+                column.name(),
+                column.column_type()
+            );
+            return Err(Error::new(ErrorKind::Conflict, message).with_table(name).with_column(column.name()));
+        }
+    }
+    Ok(())
+}
+
 /// Deletes the rows of an interval, or all; returns how many there were.
 fn delete(destination: &mut dyn Destination, name: &TableName, interval: Option<&Interval>) -> Result<u64> {
     let Some(interval) = interval else {
@@ -228,6 +271,8 @@ fn delete(destination: &mut dyn Destination, name: &TableName, interval: Option<
     };
     let column = interval.column();
     let order = Order::of(column.column_type(), &destination.declared(column.column_type()));
+    let stored = destination.stored_columns(name)?.unwrap_or_default();
+    let compared = Collated::of(destination, name, &stored)?.column(column.name());
     let mut conditions = vec![order.is_ordered(column.name())];
     if interval.start().is_some() || interval.end().is_some() {
         // As rows of a table of the column's type, so that they have the very form in which its values are stored.
@@ -251,19 +296,18 @@ fn delete(destination: &mut dyn Destination, name: &TableName, interval: Option<
             if let Some(bound) = bound {
                 let operator = operators[usize::from(bound.is_inclusive)];
                 let value = format!("(SELECT {} FROM {})", quoted(name), qualified(&bounds));
-                conditions.push(order.compared(column.name(), operator, &value));
+                conditions.push(order.compared(&compared, operator, &value));
             }
         }
     }
     destination.execute(&format!("DELETE FROM {} WHERE {}", qualified(name), conditions.join(" AND ")))
 }
 
-/// The columns of the key as SQL lists them, alone and in the form in which they are looked for.
-fn key_of(table: &Table) -> (Vec<String>, String, String) {
+/// The columns of the key as SQL names them, and as it lists them.
+fn key_of(table: &Table) -> (Vec<String>, String) {
     let key: Vec<String> = table.primary_key().iter().map(|&index| quoted(table.columns()[index].name())).collect();
     let list = key.join(", ");
-    let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
-    (key, list, tuple)
+    (key, list)
 }
 
 fn key_names(table: &Table) -> String {
@@ -294,7 +338,7 @@ fn null_key(table: &Table, column: Option<&str>) -> Error {
 
 /// Refuses staged rows that their keys do not tell apart.
 fn require_keys(destination: &mut dyn Destination, staged: &TableName, table: &Table) -> Result<()> {
-    let (key, list, _) = key_of(table);
+    let (key, list) = key_of(table);
     let from = qualified(staged);
     let nulls: Vec<String> = key.iter().map(|column| format!("{column} IS NULL")).collect();
     // Nothing in the source is: dates that no calendar has become NULL in DuckDB.
@@ -308,14 +352,18 @@ fn require_keys(destination: &mut dyn Destination, staged: &TableName, table: &T
     Ok(())
 }
 
-/// Puts staged rows in the place of the stored ones with the same keys, and adds the others; returns how many were replaced.
-fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableName, table: &Table) -> Result<u64> {
-    let (key, list, tuple) = key_of(table);
+/// Puts staged rows, of which there are `given`, in the place of the stored ones with the same keys, and adds the others; returns how many were replaced.
+fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableName, table: &Table, given: u64) -> Result<u64> {
+    let (key, list) = key_of(table);
     let (into, from) = (qualified(target), qualified(staged));
-    let matching = format!("{tuple} IN (SELECT {list} FROM {from})");
     let stored = destination.stored_columns(target)?.unwrap_or_default();
+    let collated = Collated::of(destination, target, &stored)?;
+    let compared: Vec<String> = table.primary_key().iter().map(|&index| collated.column(table.columns()[index].name())).collect();
+    let compared = compared.join(", ");
+    let tuple = if key.len() == 1 { compared.clone() } else { format!("({compared})") };
+    let matching = format!("{tuple} IN (SELECT {list} FROM {from})");
     let rows = count(destination, &format!("SELECT count(*) FROM {into}"))?;
-    let repeated = format!("SELECT count(*) FROM (SELECT {list} FROM {into} WHERE {matching} GROUP BY {list} HAVING count(*) > 1)");
+    let repeated = format!("SELECT count(*) FROM (SELECT 1 FROM {into} WHERE {matching} GROUP BY {compared} HAVING count(*) > 1)");
     if count(destination, &repeated)? > 0 {
         let message = format!(
             "`{target}` in the destination has several rows with the same values in {}, so it cannot be said which one to update: rebuild it with \
@@ -343,7 +391,8 @@ fn merge(destination: &mut dyn Destination, target: &TableName, staged: &TableNa
         let same: Vec<String> = key.iter().map(|column| format!("{kept}.{column} = {from}.{column}")).collect();
         source = format!("{from} LEFT JOIN {kept} ON {}", same.join(" AND "));
     }
-    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {source}", columns.join(", "), values.join(", ")))?;
+    let stored = destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {source}", columns.join(", "), values.join(", ")))?;
+    require_stored(target, stored, given)?;
     for temporary in [staged, &carried] {
         destination.execute(&format!("DROP TABLE IF EXISTS {}", qualified(temporary)))?;
     }
@@ -356,7 +405,8 @@ fn qualified_by(table: &str, columns: &[String]) -> Vec<String> {
 
 /// Copies some columns of the matching rows into a temporary table.
 fn carry(destination: &mut dyn Destination, into: &TableName, columns: &[&StoredColumn], from: &str, matching: &str) -> Result<()> {
-    let declared: Vec<String> = columns.iter().map(|column| format!("{} {}", quoted(&column.name), column.declared_type)).collect();
+    let declared: Vec<String> =
+        columns.iter().map(|column| format!("{} {}", quoted(&column.name), destination.carried(&column.declared_type))).collect();
     let names: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
     let (into, suffix, names) = (qualified(into), destination.table_suffix(), names.join(", "));
     destination.execute(&format!("DROP TABLE IF EXISTS {into}"))?;

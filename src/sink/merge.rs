@@ -22,8 +22,8 @@ use super::reduce::{Put, Reduced, key_batch, reduce};
 use super::store::Merging;
 use super::stored::find;
 use super::{
-    Destination, StoredColumn, append_counted, begin, check_name, checkpoint, count, is_deleted, literal, make_temporary, qualified,
-    quoted, staging_name,
+    Collated, Destination, StoredColumn, append_counted, begin, check_name, checkpoint, count, is_deleted, literal, make_temporary,
+    qualified, quoted, require_stored, staging_name,
 };
 use crate::batch::Batch;
 use crate::change::{
@@ -81,6 +81,8 @@ struct Target {
     stored: Arc<Table>,
     /// The columns that runs have made, as the destination has them. They may be wider than those of the source.
     columns: Vec<OwnColumn>,
+    /// How they are compared.
+    collated: Collated,
     /// Where the rows go while the table is built anew.
     building: Option<TableName>,
     content: Content,
@@ -103,6 +105,7 @@ impl Target {
             name: name.clone(),
             stored,
             columns,
+            collated: Collated::default(),
             building: None,
             content: Content::default(),
             frontier: Some(Frontier::Empty),
@@ -146,6 +149,7 @@ impl Merging for FileMerge<'_> {
     fn add_table(&mut self, table: &Table, name: &TableName, rebuild: bool) -> Result<()> {
         check_name(self.destination, name)?;
         check_source(table)?;
+        let name = &self.destination.located(name);
         let stored = Arc::new(stored_table(table));
         let known = self.known.remove(name);
         let target = in_transaction(self.destination, |destination| {
@@ -430,7 +434,7 @@ impl FileMerge<'_> {
         let first_key = |row: usize| FirstKey::of(values, first_type, row);
         let mut frontier = match target.frontier.take() {
             Some(frontier) => frontier,
-            None => Frontier::read(destination, target.current(), &target.stored)?,
+            None => Frontier::read(destination, target.current(), &target.stored, &target.collated)?,
         };
         let old_puts: Vec<Put> = puts.iter().copied().filter(|put| !frontier.is_before(first_key(put.image))).collect();
         let old_marks: Vec<usize> = marks.into_iter().filter(|&row| !frontier.is_before(first_key(row))).collect();
@@ -477,8 +481,9 @@ impl FileMerge<'_> {
         target.changing.take_all(&mut changed);
         let (into, from) = (qualified(&name), qualified(&part));
         let set: Vec<String> = present.iter().map(|column| format!("{0} = {from}.{0}", quoted(column))).collect();
+        let key = shape.primary_key().iter().map(|&index| shape.columns()[index].name());
         let same: Vec<String> =
-            shape.primary_key().iter().map(|&index| format!("{into}.{0} = {from}.{0}", quoted(shape.columns()[index].name()))).collect();
+            key.map(|column| format!("{into}.{} = {from}.{}", target.collated.column(column), quoted(column))).collect();
         let same = same.join(" AND ");
         let deleted = quoted(DELETED_COLUMN);
         let revived = match target.content.deleted {
@@ -572,6 +577,7 @@ fn adopt(
             }
         }
     }
+    destination.require_keeping(name)?;
     destination.take_up(name, LSN_COLUMN)?;
     // A table that no run has recorded the columns of is taken to have been made by one altogether.
     let is_own = |column: &str| match &known.columns {
@@ -582,8 +588,9 @@ fn adopt(
     if known.columns.as_ref() != Some(&columns) {
         checkpoint::write_columns(destination, name, &columns)?;
     }
+    let collated = Collated::of(destination, name, found)?;
     let target = Target::new(name, Arc::clone(stored), columns);
-    Ok(Target { content: known.content, fence, frontier: None, ..target })
+    Ok(Target { content: known.content, fence, frontier: None, collated, ..target })
 }
 
 /// The columns of a table, as they are stored now, that are of the source or were made by a run before.
@@ -708,15 +715,16 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
     let key_table = TableName::new("_ingest_keys");
     make_temporary(destination, &key_table, keys.table())?;
     append_keyed(destination, &key_table, keys, &target.stored, &mut ChangedByName::default())?;
-    let key: Vec<String> = target.stored.primary_key().iter().map(|&index| quoted(target.stored.columns()[index].name())).collect();
+    let key: Vec<&str> = target.stored.primary_key().iter().map(|&index| target.stored.columns()[index].name()).collect();
     let (into, from) = (qualified(target.current()), qualified(&key_table));
     let is_mark = quoted(DELETED_COLUMN);
     let removed = match deletes {
         Deletes::Soft => format!(" WHERE NOT {is_mark}"),
         Deletes::Hard => String::new(),
     };
-    let list = key.join(", ");
-    let tuple = if key.len() == 1 { list.clone() } else { format!("({list})") };
+    let list = key.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ");
+    let compared = key.iter().map(|column| target.collated.column(column)).collect::<Vec<_>>().join(", ");
+    let tuple = if key.len() == 1 { compared } else { format!("({compared})") };
     let is_marking = deletes == Deletes::Soft && has_marks;
     // How many of the rows concerned are marked already; without such rows in the table there is nothing to ask.
     let (mut gone_again, mut marked_again) = (0, 0);
@@ -734,7 +742,8 @@ fn clear(destination: &mut dyn Destination, target: &mut Target, keys: &Batch, d
         let set: Vec<String> =
             [LSN_COLUMN, DELETED_COLUMN, SYNCED_AT_COLUMN].iter().map(|column| format!("{0} = {from}.{0}", quoted(column))).collect();
         // Without aliases: a table of the source may be called whatever they were.
-        let same: Vec<String> = key.iter().map(|column| format!("{into}.{column} = {from}.{column}")).collect();
+        let same = |column: &&str| format!("{into}.{} = {from}.{}", target.collated.column(column), quoted(column));
+        let same: Vec<String> = key.iter().map(same).collect();
         let sql = format!("UPDATE {into} SET {} FROM {from} WHERE {} AND {from}.{is_mark}", set.join(", "), same.join(" AND "));
         let marked = destination.execute_over(rows, &sql)?;
         target.content.mark(marked, marked_again);
@@ -757,7 +766,8 @@ fn append_converted(destination: &mut dyn Destination, target: &mut Target, batc
         }
     }
     let (into, from) = (qualified(target.current()), qualified(&rows));
-    destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", "))).map(drop)
+    let stored = destination.execute(&format!("INSERT INTO {into} ({}) SELECT {} FROM {from}", names.join(", "), values.join(", ")))?;
+    require_stored(target.current(), stored, batch.len() as u64)
 }
 
 pub(super) fn now_text() -> String {

@@ -46,6 +46,7 @@ mod sqlite;
 mod store;
 mod stored;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,6 +102,11 @@ pub(crate) trait Destination: Send {
         take: &mut dyn FnMut(Batch) -> Result<()>,
     ) -> Result<()>;
 
+    /// A table's name with all that is needed to tell it from every other.
+    fn located(&self, name: &TableName) -> TableName {
+        name.clone()
+    }
+
     /// The columns of a table in their order, `None` if there is no such table.
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>>;
 
@@ -110,6 +116,23 @@ pub(crate) trait Destination: Send {
     /// The type in which values of `column_type` lie in a temporary table, on their way to where they are stored.
     fn declared_temporarily(&self, column_type: &ColumnType) -> String {
         self.declared(column_type)
+    }
+
+    /// Refuses a table that was there before if its declaration lets it drop rows for the sake of others without saying so.
+    fn require_keeping(&mut self, _name: &TableName) -> Result<()> {
+        Ok(())
+    }
+
+    /// What follows a column of text in a comparison so that it is one of bytes; `None` if no column of the table has another collation by its declaration.
+    ///
+    /// It is not written where nothing calls for it: SQLite looks up no key of several columns in an index then.
+    fn byte_collation(&mut self, _name: &TableName) -> Result<Option<&'static str>> {
+        Ok(None)
+    }
+
+    /// The type of a column of a temporary table that holds all values of a stored column, whose type is `stored`, as they are.
+    fn carried(&self, stored: &str) -> String {
+        stored.to_owned()
     }
 
     /// What follows the column list of `CREATE TABLE`.
@@ -235,6 +258,32 @@ pub(crate) struct StoredColumn {
     pub(crate) declared_type: String,
 }
 
+/// How the columns of a stored table are compared: text by its bytes, whatever collation somebody has declared there.
+#[derive(Debug, Clone, Default)]
+struct Collated {
+    collation: Option<&'static str>,
+    /// The names of columns of text, in small letters.
+    text: BTreeSet<String>,
+}
+
+impl Collated {
+    fn of(destination: &mut dyn Destination, name: &TableName, stored: &[StoredColumn]) -> Result<Self> {
+        let text = stored.iter().filter(|column| matches!(column.declared_type.as_str(), "TEXT" | "VARCHAR"));
+        let text: BTreeSet<String> = text.map(|column| column.name.to_lowercase()).collect();
+        Ok(Self { collation: if text.is_empty() { None } else { destination.byte_collation(name)? }, text })
+    }
+
+    /// What follows a column in a comparison.
+    fn collation(&self, column: &str) -> &'static str {
+        self.collation.filter(|_| self.text.contains(&column.to_lowercase())).unwrap_or_default()
+    }
+
+    /// A column as it stands in a comparison.
+    fn column(&self, column: &str) -> String {
+        format!("{}{}", quoted(column), self.collation(column))
+    }
+}
+
 /// Appends a batch, and counts the values in it that are not what the source holds.
 fn append_counted(destination: &mut dyn Destination, table: &TableName, batch: &Batch, changed: &mut ChangedByName) -> Result<()> {
     let columns = batch.table().columns();
@@ -284,10 +333,8 @@ fn binary_default(text: &str) -> String {
 
 /// A table's name as SQL takes it.
 pub(crate) fn qualified(table: &TableName) -> String {
-    match table.schema() {
-        Some(schema) => format!("{}.{}", quoted(schema), quoted(table.name())),
-        None => quoted(table.name()),
-    }
+    let parts = [table.database(), table.schema(), Some(table.name())];
+    parts.into_iter().flatten().map(quoted).collect::<Vec<_>>().join(".")
 }
 
 /// Whether a row is marked as deleted. SQLite's `TRUE` is a column where the table has one of that name.
@@ -316,6 +363,49 @@ fn check_name(destination: &dyn Destination, name: &TableName) -> Result<()> {
 /// Where the new copy of a table is built.
 pub(crate) fn staging_name(table: &TableName) -> TableName {
     table.sibling(format!("_ingest_new_{}", table.name()))
+}
+
+/// Refuses a statement that stored fewer rows than it was given: a trigger or a conflict clause of somebody's may ignore them.
+fn require_stored(name: &TableName, stored: u64, given: u64) -> Result<()> {
+    if stored == given {
+        return Ok(());
+    }
+    let message =
+        format!("`{name}` in the destination ignores rows that are written to it: a trigger or a conflict clause of that table does so");
+    Err(Error::new(ErrorKind::Sink, message).with_table(name))
+}
+
+/// Whether a statement has these words one after the other, whatever their case. What stands in strings, quoted names and comments does not count.
+fn has_words(sql: &str, wanted: &[&str]) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut rest, mut found) = (sql, 0);
+    while let Some(first) = rest.chars().next() {
+        let behind = |end: &str, from: usize| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+        let (length, word) = match first {
+            _ if first.is_whitespace() => (first.len_utf8(), Some("")),
+            _ if rest.starts_with("--") => (behind("\n", 2), Some("")),
+            _ if rest.starts_with("/*") => (behind("*/", 2), Some("")),
+            // One that is doubled reads as two strings.
+            '\'' | '"' | '`' => (behind(&first.to_string(), 1), None),
+            '[' => (behind("]", 1), None),
+            _ if is_word(first) => {
+                let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+                (length, rest.get(..length))
+            }
+            _ => (first.len_utf8(), None),
+        };
+        let is = |at: usize| wanted.get(at).zip(word).is_some_and(|(wanted, word)| word.eq_ignore_ascii_case(wanted));
+        found = match word {
+            Some("") => found,
+            _ if is(found) => found + 1,
+            _ => usize::from(is(0)),
+        };
+        if found == wanted.len() {
+            return true;
+        }
+        rest = &rest[length..];
+    }
+    false
 }
 
 /// Makes a temporary table anew.
@@ -667,9 +757,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn words_of_a_statement_are_found_outside_of_strings_names_and_comments() {
+        let wanted = ["on", "conflict", "replace"];
+        for sql in ["a INT ON conflict Replace)", "on on conflict\n/* or not */ -- at all\nreplace", "'it''s' on conflict replace,"] {
+            assert!(has_words(sql, &wanted), "{sql}");
+        }
+        for sql in
+            ["'on conflict replace'", "\"on conflict replace\"", "[on conflict replace] `on conflict replace`", "-- on conflict replace"]
+        {
+            assert!(!has_words(sql, &wanted), "{sql}");
+        }
+        for sql in [
+            "on conflict, replace",
+            "on conflict ignore replace",
+            "conflict replace",
+            "/* on conflict replace",
+            "on conflict_ replace",
+            "'",
+        ] {
+            assert!(!has_words(sql, &wanted), "{sql}");
+        }
+    }
+
+    #[test]
     fn identifiers_and_strings_are_quoted_whatever_they_hold() {
         assert_eq!(quoted(r#"a"b"#), r#""a""b""#);
         assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(qualified(&TableName::new("t.u").in_schema("s")), r#""s"."t.u""#);
+        let name = TableName::new("t.u").in_schema("s");
+        assert_eq!(qualified(&name), r#""s"."t.u""#);
+        assert_eq!(qualified(&name.in_database(Some("d")).sibling("v")), r#""d"."s"."v""#);
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags};
 
 use super::stored::{Gather, Stored};
-use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
+use super::{Destination, StoredColumn, binary_default, bit_default, has_words, literal, qualified, quoted, require_stored};
 use crate::batch::Batch;
 use crate::libsqlite;
 use crate::options::SqliteOptions;
@@ -127,7 +127,8 @@ impl Destination for Sqlite {
                 }
                 statement.raw_bind_parameter(index + 1, value).map_err(&failed)?;
             }
-            statement.raw_execute().map_err(&failed)?;
+            let stored = statement.raw_execute().map_err(&failed)?;
+            require_stored(table, stored as u64, 1)?;
         }
         Ok(changed)
     }
@@ -147,6 +148,21 @@ impl Destination for Sqlite {
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
             .map_err(&failed)?;
         Ok((!columns.is_empty()).then_some(columns))
+    }
+
+    fn byte_collation(&mut self, name: &TableName) -> Result<Option<&'static str>> {
+        let sql = declaration(&self.connection, name).map_err(self.failed("a table's declaration cannot be read"))?;
+        Ok(has_words(&sql, &["collate"]).then_some(" COLLATE BINARY"))
+    }
+
+    fn require_keeping(&mut self, name: &TableName) -> Result<()> {
+        let sql = declaration(&self.connection, name).map_err(self.failed("a table's declaration cannot be read"))?;
+        if !has_words(&sql, &["on", "conflict", "replace"]) {
+            return Ok(());
+        }
+        let message =
+            format!("`{name}` in the destination replaces rows by others without saying so: its declaration has an ON CONFLICT REPLACE");
+        Err(Error::new(ErrorKind::Conflict, message).with_table(name))
     }
 
     fn read(
@@ -201,6 +217,11 @@ impl Destination for Sqlite {
         .to_owned()
     }
 
+    fn carried(&self, _stored: &str) -> String {
+        // A table of somebody else's may declare anything, which a STRICT one does not take, and hold values of any kind.
+        "ANY".to_owned()
+    }
+
     fn reserved_prefix(&self) -> Option<&'static str> {
         Some("sqlite_")
     }
@@ -240,6 +261,14 @@ impl Destination for Sqlite {
     fn set_out_of_range(&mut self, policy: OutOfRange) {
         self.policies.out_of_range = policy;
     }
+}
+
+/// The statement that has made a table; empty if there is no such table.
+fn declaration(connection: &Connection, table: &TableName) -> rusqlite::Result<String> {
+    let mut statement =
+        connection.prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE LIMIT 1")?;
+    let found = statement.query_map([table.name()], |row| row.get::<_, Option<String>>(0))?.next().transpose()?;
+    Ok(found.flatten().unwrap_or_default())
 }
 
 fn refuse_schema(table: &TableName) -> Result<()> {

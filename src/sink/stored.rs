@@ -235,20 +235,18 @@ impl Order {
         }
     }
 
-    /// What follows `ORDER BY` so that the greatest value comes first.
+    /// What follows `ORDER BY` so that the greatest value of a column, as SQL, comes first.
     pub(super) fn descending(self, column: &str) -> String {
-        let column = quoted(column);
         match self {
             Self::Own | Self::Dates => format!("{column} DESC"),
-            Self::Digits => format!("{0} DESC, CASE WHEN {0} < 0 THEN {column} END, {column} DESC", signed_length(&column)),
+            Self::Digits => format!("{0} DESC, CASE WHEN {0} < 0 THEN {column} END, {column} DESC", signed_length(column)),
         }
     }
 
-    /// A comparison of a column with an expression of the same form, as SQL. `operator` is one of `<`, `<=`, `>` and `>=`.
+    /// A comparison of a column with an expression of the same form, both as SQL. `operator` is one of `<`, `<=`, `>` and `>=`.
     pub(super) fn compared(self, column: &str, operator: &str, with: &str) -> String {
-        let column = quoted(column);
         let Self::Digits = self else { return format!("{column} {operator} {with}") };
-        let (one, other) = (signed_length(&column), signed_length(with));
+        let (one, other) = (signed_length(column), signed_length(with));
         let strictly = operator.trim_end_matches('=');
         let back = if strictly == "<" { operator.replace('<', ">") } else { operator.replace('>', "<") };
         format!(

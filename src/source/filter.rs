@@ -43,16 +43,19 @@ impl Filter {
     fn value(&self, value: ValueRef<'_>) -> Option<BoundValue> {
         use crate::ColumnType::{Date, DateTime as Moment, Timestamp};
         let is_date = matches!(self.interval.column().column_type(), Date | Moment { .. } | Timestamp { .. });
+        let value = match value {
+            // Where text is read as bytes.
+            ValueRef::Bytes(bytes) if !matches!(self.interval.column().column_type(), crate::ColumnType::Binary { .. }) => {
+                ValueRef::Text(std::str::from_utf8(bytes).ok()?)
+            }
+            value => value,
+        };
         match (value, self.interval.column().column_type()) {
             // Where dates are read as text.
             (ValueRef::Text(text), Date) => calendar(text).map(BoundValue::Date),
             (ValueRef::Text(text), Moment { .. }) => calendar(text).map(BoundValue::DateTime),
             (ValueRef::Text(text), Timestamp { .. }) => calendar(text.strip_suffix("+00").unwrap_or(text)).map(BoundValue::Timestamp),
             (ValueRef::Date(at) | ValueRef::DateTime(at) | ValueRef::Timestamp(at), _) if is_date && at.unix_days().is_none() => None,
-            // Where text is read as bytes.
-            (ValueRef::Bytes(bytes), crate::ColumnType::Text { .. }) => {
-                std::str::from_utf8(bytes).ok().map(|text| BoundValue::Text(text.to_owned()))
-            }
             (value, _) => BoundValue::of(value),
         }
     }

@@ -23,6 +23,7 @@ use self::rows::Rows;
 use self::server::ServerKind;
 use crate::batch::ColumnData;
 use crate::cancel::Cancel;
+use crate::ingest::IngestOptions;
 use crate::interval::Interval;
 use crate::options::SourceOptions;
 use crate::place::SourcePlace;
@@ -106,6 +107,27 @@ impl Source {
             SourcePlace::Postgres => return Err(built_without("postgres")),
         };
         Ok(Self { options: options.clone(), kind })
+    }
+
+    /// The rows of a table that options choose by the values of a column.
+    ///
+    /// # Errors
+    /// As [`Interval::of`]; `Config` if the column's dates are read as the text that the source prints: a destination holds them in that form, and looks
+    /// for the interval's bounds in MySQL's.
+    pub(crate) fn interval(&self, table: &Table, options: &IngestOptions, key: &str) -> Result<Interval> {
+        let interval = Interval::of(&options.as_read(table), key, options.interval_start(), options.interval_end())?;
+        let is_date = is_date(interval.column().column_type());
+        if is_date && options.zero_dates() == ZeroDates::Text && !matches!(self.kind, Kind::MySql(_)) {
+            let message = format!(
+                "column `{}` is {} at the source, whose dates are read as the text that {} prints with `zero_dates` as `text`: so it cannot be the \
+                 `incremental_key`",
+                interval.column().name(),
+                interval.column().column_type(),
+                self.server().name()
+            );
+            return Err(Error::config(message).with_table(table.name()).with_column(interval.column().name()));
+        }
+        Ok(interval)
     }
 
     fn origin(&self) -> &dyn Origin {
@@ -250,12 +272,16 @@ fn same_columns(table: &Table, now: &[&Column]) -> Result<Vec<usize>> {
         .collect()
 }
 
+fn is_date(column_type: &ColumnType) -> bool {
+    matches!(column_type, ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. })
+}
+
 /// The table as its rows come: with other types where a policy wants them.
 fn as_read(table: &Table, reading: &Reading) -> Table {
     let mut read = table.clone();
     if reading.zero_dates == ZeroDates::Text {
         for (index, column) in table.columns().iter().enumerate() {
-            if matches!(column.column_type(), ColumnType::Date | ColumnType::DateTime { .. } | ColumnType::Timestamp { .. }) {
+            if is_date(column.column_type()) {
                 read = read.with_column_type(index, ColumnType::Text { length: None });
             }
         }

@@ -337,10 +337,17 @@ fn incremental_brings_what_changed_and_says_what_it_cannot_know() {
     let ended = ingest(&["--verify-only", "--report", "json"]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stdout.contains("\"extra\":[[\"2\"]]") && ended.stdout.contains("\"state\":\"different\""), "{}", ended.stdout);
+    let state = |ended: &Run| serde_json::from_str::<serde_json::Value>(&ended.stdout).unwrap()["state"].clone();
+    assert_eq!(state(&ended), "failed");
     assert!(ended.stderr.contains("  extra: 2\n  different: 3\n"), "{}", ended.stderr);
+    // What a merge does not hear of is a difference, though the run is complete.
+    let ended = ingest(&["--incremental-strategy", "merge", "--verify", "--report", "json"]);
+    assert_eq!((ended.code, state(&ended)), (Some(1), "failed".into()), "{}", ended.stderr);
     let ended = ingest(&["--incremental-strategy", "truncate+insert", "--verify"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stderr.contains("ex_incremental = ex_incremental: 3 rows at the source, 3 at the destination"), "{}", ended.stderr);
+    let ended = ingest(&["--verify-only", "--report", "json"]);
+    assert_eq!((ended.code, state(&ended)), (Some(0), "complete".into()), "{}", ended.stderr);
     server.exec("drop table commerce.ex_incremental");
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::stored::{Gather, Stored};
-use super::{Destination, StoredColumn, binary_default, bit_default, literal, qualified, quoted};
+use super::{Destination, StoredColumn, binary_default, bit_default, has_words, literal, qualified, quoted};
 use crate::batch::Batch;
 use crate::libduckdb::append::Appender;
 use crate::libduckdb::{Connection, Failure, FailureKind};
@@ -175,7 +175,7 @@ impl DuckDb {
             );
             for row in self.connection.query_text(&sql)? {
                 let [Some(schema), Some(table), Some(stored)] = row.as_slice() else { continue };
-                let sql = format!("SELECT count(*) FROM {}.{}", quoted(schema), quoted(table));
+                let sql = format!("SELECT count(*) FROM {}.{}.{}", quoted(&self.database), quoted(schema), quoted(table));
                 let live = self.connection.query_text(&sql)?.into_iter().flatten().flatten().next();
                 let [stored, live] =
                     [Some(stored), live.as_ref()].map(|count| count.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0));
@@ -282,7 +282,7 @@ impl Destination for DuckDb {
             let names: Vec<&str> = columns.iter().map(|column| column.name()).collect();
             let appender = self
                 .connection
-                .appender(table.schema(), table.name(), &names)
+                .appender(table.database(), table.schema(), table.name(), &names)
                 .map_err(|failure| failed(&self.path, failure, "rows cannot be written"))?;
             let columns = names.into_iter().map(str::to_owned).collect();
             self.appender = Some(Open { table: table.clone(), columns, appender });
@@ -291,6 +291,11 @@ impl Destination for DuckDb {
         let changed = write::batch(&mut open.appender, batch, self.forms)?;
         self.flush()?;
         Ok(changed)
+    }
+
+    fn located(&self, name: &TableName) -> TableName {
+        // A schema may be called like the database, and DuckDB takes a name before a table's for either.
+        name.clone().in_database(name.schema().map(|_| self.database.as_str()))
     }
 
     fn stored_columns(&mut self, table: &TableName) -> Result<Option<Vec<StoredColumn>>> {
@@ -304,6 +309,18 @@ impl Destination for DuckDb {
             Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
             Err(failure) => Err(failed(&self.path, failure, "a table's columns cannot be read").with_table(table)),
         }
+    }
+
+    fn byte_collation(&mut self, name: &TableName) -> Result<Option<&'static str>> {
+        let sql = format!(
+            "SELECT sql FROM duckdb_tables() WHERE database_name = {} AND lower(schema_name) = lower({}) AND lower(table_name) = lower({})",
+            literal(&self.database),
+            literal(name.schema().unwrap_or(&self.schema)),
+            literal(name.name())
+        );
+        let declared = self.query_text(&sql)?.into_iter().flatten().flatten();
+        // In quotes, as `binary` is a word of the grammar.
+        Ok(declared.into_iter().any(|sql| has_words(&sql, &["collate"])).then_some(" COLLATE \"binary\""))
     }
 
     fn read(
@@ -461,7 +478,10 @@ impl Destination for DuckDb {
 
     fn create_schema(&mut self, table: &TableName) -> Result<()> {
         match table.schema() {
-            Some(schema) => self.execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", super::quoted(schema))).map(drop),
+            Some(schema) => {
+                let (database, schema) = (quoted(&self.database), quoted(schema));
+                self.execute(&format!("CREATE SCHEMA IF NOT EXISTS {database}.{schema}")).map(drop)
+            }
             None => Ok(()),
         }
     }

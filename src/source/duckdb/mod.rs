@@ -50,6 +50,8 @@ pub(super) struct DuckDb {
 struct File {
     path: PathBuf,
     memory_limit_bytes: u64,
+    /// What DuckDB calls the database. A schema may have the same name, and DuckDB takes a name before a table's for either.
+    database: String,
     /// The schema of tables that are named without one.
     schema: String,
     interval_type: IntervalType,
@@ -67,13 +69,16 @@ struct Described {
 
 impl DuckDb {
     pub(super) fn open(options: &SourceOptions) -> Result<Self> {
-        let file = File {
+        let mut file = File {
             path: options.path().map(PathBuf::from).unwrap_or_default(),
             memory_limit_bytes: options.memory_limit_bytes(),
+            database: String::new(),
             schema: options.schema().unwrap_or("main").to_owned(),
             interval_type: options.interval_type(),
         };
         let connection = file.open()?;
+        let database = file.ask(&connection, "SELECT current_database()", "the file cannot be read")?;
+        file.database = database.into_iter().flatten().next().unwrap_or_default();
         let found =
             format!("SELECT 1 FROM duckdb_schemas() WHERE database_name = current_database() AND schema_name = {}", literal(&file.schema));
         if file.ask(&connection, &found, "the schemas cannot be listed")?.is_empty() {
@@ -133,7 +138,7 @@ impl Origin for DuckDb {
         let selected: Vec<String> = described.iter().map(|described| described.selected(reading)).collect();
         let schema = table.schema().unwrap_or(&self.file.schema);
         let condition = reading.interval.as_ref().map(|interval| self::condition(interval, &found)).unwrap_or_default();
-        let sql = format!("SELECT {} FROM {}.{}{condition}", selected.join(", "), quoted(schema), quoted(table.name()));
+        let sql = format!("SELECT {} FROM {}{condition}", selected.join(", "), self.file.place(schema, table.name()));
         let forms: Vec<Form> = described.iter().map(|described| described.form_of(reading)).collect();
         let table = Arc::new(super::as_read(&table, reading));
         let interrupter = connection.interrupter();
@@ -270,6 +275,11 @@ impl File {
         Ok(rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect())
     }
 
+    /// A table as SQL names it.
+    fn place(&self, schema: &str, table: &str) -> String {
+        [self.database.as_str(), schema, table].map(quoted).join(".")
+    }
+
     /// The base tables of a schema.
     fn names(&self, connection: &Connection, schema: &str) -> Result<Vec<String>> {
         let sql = format!(
@@ -295,7 +305,7 @@ impl File {
     fn columns(&self, connection: &Connection, schema: &str, table: &str) -> Result<Vec<Described>> {
         let attempted = format!("the columns of table `{table}` cannot be listed");
         let sql = format!(
-            "SELECT column_name, is_nullable FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = {} AND table_name = {} \
+            "SELECT column_name, is_nullable, data_type FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = {} AND table_name = {} \
              ORDER BY column_index",
             literal(schema),
             literal(table)
@@ -305,13 +315,13 @@ impl File {
             return Err(no_such_table(table));
         }
         let names: Vec<String> = named.iter().filter_map(|row| row.first()).map(|name| quoted(name)).collect();
-        let place = format!("{}.{}", quoted(schema), quoted(table));
+        let place = self.place(schema, table);
         let sql = format!("SELECT {} FROM {place} LIMIT 0", names.join(", "));
         let types = connection.stream(&sql).map_err(|failure| self.failed(failure, &attempted))?.columns().to_vec();
         let mut columns = Vec::with_capacity(named.len());
         for ((row, logical), selected) in named.into_iter().zip(types).zip(names) {
-            let [name, nullable] =
-                <[String; 2]>::try_from(row).map_err(|_| Error::protocol("DuckDB answers with other columns than were asked for"))?;
+            let [name, nullable, data_type] =
+                <[String; 3]>::try_from(row).map_err(|_| Error::protocol("DuckDB answers with other columns than were asked for"))?;
             let width = if logical == Logical::Bit { self.bit_width(connection, &place, &selected)? } else { None };
             let (form, column_type) = decode::plan(&logical, width, self.interval_type);
             let selected = match (form, &logical) {
@@ -330,7 +340,9 @@ impl File {
                     | Logical::Timestamp
                     | Logical::TimestampTz
             );
-            columns.push(Described { column: Column::new(name, column_type, nullable != "false"), form, selected, is_comparable });
+            let is_printed = form == Form::Text && logical != Logical::Varchar;
+            let column = Column::new(name, column_type, nullable != "false").printed_of(is_printed.then_some(data_type));
+            columns.push(Described { column, form, selected, is_comparable });
         }
         Ok(columns)
     }

@@ -300,10 +300,13 @@ fn found_in(connection: &mut Connection, schema: &str, name: Option<&str>) -> Re
 
 fn table(connection: &mut Connection, found: &Found, interval_type: IntervalType) -> Result<Table> {
     let columns = columns(connection, found, interval_type)?;
+    // Columns that the index only includes follow those of the key. Servers before PostgreSQL 11 have none, nor the number of the others, for which
+    // `to_jsonb` has NULL then.
     let sql = format!(
         "SELECT a.attname FROM pg_catalog.pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place) \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-         WHERE i.indrelid = {} AND i.indisprimary ORDER BY k.place",
+         WHERE i.indrelid = {} AND i.indisprimary \
+         AND k.place <= coalesce((pg_catalog.to_jsonb(i) ->> 'indnkeyatts')::pg_catalog.int2, i.indnatts) ORDER BY k.place",
         found.oid
     );
     let key = connection.query(&sql, &format!("the key of table `{}` cannot be read", found.name))?;
@@ -322,7 +325,8 @@ fn columns(connection: &mut Connection, found: &Found, interval_type: IntervalTy
            WHERE a.attrelid = {} AND a.attnum > 0 AND NOT a.attisdropped \
            UNION ALL SELECT b.attnum, t.typbasetype, CASE WHEN b.modifier = -1 THEN t.typtypmod ELSE b.modifier END, b.not_null OR t.typnotnull \
            FROM behind b JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype = 'd') \
-         SELECT a.attname, t.oid, b.modifier, b.not_null, t.typtype, t.typcategory, pg_catalog.to_jsonb(a) ->> 'attgenerated' \
+         SELECT a.attname, t.oid, b.modifier, b.not_null, t.typtype, t.typcategory, pg_catalog.to_jsonb(a) ->> 'attgenerated', \
+         pg_catalog.format_type(t.oid, NULL) \
          FROM behind b JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd' \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = {} AND a.attnum = b.attnum ORDER BY a.attnum",
         found.oid, found.oid
@@ -331,7 +335,7 @@ fn columns(connection: &mut Connection, found: &Found, interval_type: IntervalTy
     let mut money_scale = None;
     let mut described = Vec::with_capacity(rows.len());
     for row in rows {
-        let [name, oid, modifier, not_null, kind, category, generated] = cells(row)?;
+        let [name, oid, modifier, not_null, kind, category, generated, type_name] = cells(row)?;
         let number = |text: &str| text.parse().map_err(|_| Error::protocol("the catalogue has a number that is none"));
         let class = match (kind.as_str(), category.as_str()) {
             ("e", _) => Class::Enum(labels(connection, &oid, &attempted)?),
@@ -348,7 +352,11 @@ fn columns(connection: &mut Connection, found: &Found, interval_type: IntervalTy
             money_scale = scale.into_iter().flatten().flatten().next().and_then(|scale| scale.parse().ok());
         }
         let (column_type, form, asked) = types::plan(&pg, money_scale.unwrap_or(2), interval_type);
+        // Strings (S) of extensions, such as `citext`, are asked for as text, which they are.
+        let is_printed =
+            form == Form::Digits || form == Form::Text && asked != Asked::AsItIs && column_type != ColumnType::Json && category != "S";
         let column = Column::new(name, column_type, not_null != "t").generated(!generated.is_empty());
+        let column = column.printed_of(is_printed.then_some(type_name));
         described.push(Described { column, form, asked });
     }
     Ok(described)

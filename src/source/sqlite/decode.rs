@@ -71,6 +71,14 @@ impl Form {
         }
     }
 
+    /// The declared type of a column that is read as text, unless SQLite itself would make text of all its numbers.
+    pub(super) fn printed(self, declared: &str) -> Option<String> {
+        let upper = declared.to_ascii_uppercase();
+        let is_text = !upper.contains("INT") && ["CHAR", "CLOB", "TEXT"].iter().any(|word| upper.contains(word));
+        let shown = if declared.trim().is_empty() { "of no type" } else { declared.trim() };
+        (self == Self::Any && !is_text).then(|| shown.to_owned())
+    }
+
     /// The same, where a policy wants another.
     pub(super) fn of(self, reading: &Reading) -> Self {
         match self {

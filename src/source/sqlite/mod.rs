@@ -215,6 +215,7 @@ impl File {
             // Only the row's own number is never NULL by itself; SQLite lets NULL into other keys.
             let is_row_number = key > 0 && keys == 1 && declared.eq_ignore_ascii_case("INTEGER");
             let column = Column::new(name, form.column_type(), !not_null && !is_row_number).generated(hidden > 1);
+            let column = column.printed_of(form.printed(&declared));
             (Described { column, form }, key)
         });
         Ok(columns.collect())

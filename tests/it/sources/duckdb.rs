@@ -318,3 +318,50 @@ fn a_source_that_is_dropped_or_cancelled_ends_its_thread() {
     drop(one);
     crate::support::alone::wait_for_threads_to_end(threads, Duration::from_secs(1));
 }
+
+#[test]
+fn a_schema_may_be_called_like_the_file() {
+    use planetscale_ingest::{Sink, Strategy, TableName, VerifyOptions, verify};
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("Sales.duckdb"), folder.path().join("shop.duckdb"));
+    let other = Connection::open(&from).unwrap();
+    other
+        .execute_batch(
+            "create schema sales; create table Sales.sales.orders (id integer primary key, note varchar, bits bit);
+             insert into Sales.sales.orders values (1, 'x', '101'), (2, 'y', '010')",
+        )
+        .unwrap();
+    drop(other);
+    let orders = [["1", "x"], ["2", "y"]].map(|row| row.map(|cell| Some(cell.to_owned())).to_vec());
+    for more in ["?schema=sales", ""] {
+        let name = if more.is_empty() { "sales.orders" } else { "orders" };
+        let from = uri("duckdb", &from) + more;
+        for schema in ["shop", "SHOP"] {
+            let options = IngestOptions::new().with_tables([name]).with_dest_table(TableName::new("orders").in_schema(schema));
+            for strategy in [Strategy::Replace, Strategy::Append, Strategy::Merge, Strategy::DeleteInsert, Strategy::TruncateInsert] {
+                let options = match strategy {
+                    Strategy::DeleteInsert => options.clone().with_incremental_key("id"),
+                    _ => options.clone(),
+                };
+                moved(&from, &uri("duckdb", &to), &options.with_strategy(strategy));
+                if strategy == Strategy::Append {
+                    Connection::open(&to).unwrap().execute_batch("delete from shop.shop.orders where rowid > 1").unwrap();
+                }
+                assert_eq!(printed(&to, "select id, note from shop.shop.orders order by id"), orders, "{strategy} {more} {schema}");
+            }
+            let mut sink = Sink::open(&uri("duckdb", &to)).unwrap();
+            assert!(verify(&Source::open(&from).unwrap(), &mut sink, &VerifyOptions::new(options)).unwrap().is_equal());
+        }
+    }
+    #[cfg(feature = "vstream")]
+    {
+        let shop = crate::vtgate::shop::Shop::start();
+        let captured = shop.cdc_uri() + "&dest_schema=shop";
+        let options = IngestOptions::new().with_tables(["products"]);
+        moved(&captured, &uri("duckdb", &to), &options);
+        shop.commit(|shop| shop.update("products", "TEA-1", "stock", "7"));
+        moved(&captured, &uri("duckdb", &to), &options);
+        moved(&captured, &uri("duckdb", &to), &options.with_full_refresh(true));
+        assert_eq!(printed(&to, "select stock from shop.shop.products where sku = 'TEA-1'"), [[Some("7".to_owned())]]);
+    }
+}

@@ -10,7 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mysql::prelude::Queryable;
-use planetscale_ingest::{ColumnType, IngestOptions, MalformedText, Report, Sink, Source, TableState, ValueRef, ingest};
+use planetscale_ingest::{
+    ColumnType, ErrorKind, IngestOptions, MalformedText, Report, Sink, Source, Strategy, TableState, ValueRef, VerifyOptions, VerifyState,
+    ZeroDates, ingest, verify,
+};
 
 /// A type of a database, the column type that it becomes, values of it by hand, an expression of random ones (what it is of, the database's tests say),
 /// and how a value `v` is printed there as this crate does.
@@ -183,6 +186,82 @@ fn intervals_of_files_are_the_same_whatever_they_are() {
             assert_eq!(keys_between(&source, "t", column, *start, *end), *expected, "{scheme}: {column} from {start:?} to {end:?}");
         }
     }
+}
+
+/// Columns, each with its type, of whose values the text has another order are refused as keys of intervals, and `keys` are taken. Columns of `dates` are
+/// taken as long as they are not read as text.
+#[track_caller]
+fn assert_no_keys(source: &Source, table: &str, columns: &[(&str, &str)], keys: &[&str], dates: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = Sink::open(&uri("sqlite", &folder.path().join("copy.db"))).unwrap();
+    let mut run = |options: &IngestOptions| match ingest(source, &mut sink, options).unwrap().tables.remove(0).state {
+        TableState::Complete => None,
+        TableState::Failed { error } => Some(error),
+        other => panic!("{other:?}"),
+    };
+    let options = IngestOptions::new().with_tables([table]);
+    for (column, column_type) in columns {
+        for options in [
+            options.clone().with_strategy(Strategy::Append),
+            options.clone().with_strategy(Strategy::DeleteInsert).with_interval_start("1"),
+            options.clone().with_interval_end("1"),
+        ] {
+            let error = run(&options.with_incremental_key(*column)).unwrap_or_else(|| panic!("{column} is taken"));
+            let expected = format!("column `{column}` is {column_type} at the source, whose values are read as text");
+            assert!(error.contains(&expected), "{column}: {error}");
+        }
+        let described = Arc::new(source.table(table).unwrap());
+        let error = source.rows_between(described, column, Some("1"), None).unwrap_err();
+        assert_eq!((error.kind(), error.column()), (ErrorKind::Config, Some(*column)), "{error}");
+    }
+    for key in keys {
+        assert_eq!(run(&options.clone().with_strategy(Strategy::Append).with_incremental_key(*key)), None, "{key}");
+    }
+    for key in dates {
+        let options = options.clone().with_strategy(Strategy::DeleteInsert).with_incremental_key(*key);
+        for options in [options.clone(), options.clone().with_interval_start("2024-01-01"), options.clone().with_full_refresh(true)] {
+            assert_eq!(run(&options), None, "{key}");
+            for malformed_text in [MalformedText::Error, MalformedText::Bytes] {
+                let options = options.clone().with_zero_dates(ZeroDates::Text).with_malformed_text(malformed_text);
+                let error = run(&options).unwrap_or_else(|| panic!("{key} is taken"));
+                assert!(error.contains("`incremental_key`") && error.contains("`zero_dates`"), "{key}: {error}");
+            }
+        }
+        let interval = options.with_zero_dates(ZeroDates::Text).with_interval_start("2024-01-01");
+        let report = verify(source, &mut Sink::open("sqlite://:memory:").unwrap(), &VerifyOptions::new(interval)).unwrap();
+        let VerifyState::Failed { error } = &report.tables[0].state else { panic!("{report:?}") };
+        assert!(error.contains("`zero_dates`"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_is_read_as_text_that_has_another_order_is_no_incremental_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, duckdb) = (folder.path().join("x.db"), folder.path().join("x.duckdb"));
+    rusqlite::Connection::open(&sqlite)
+        .unwrap()
+        .execute_batch(
+            "create table t (id integer primary key, n numeric, d decimal, wide decimal(80,2), untyped, note text, name varchar(9), c decimal(9,2),
+                 day date, at datetime);
+             insert into t values (1, 99, 99, 99, 99, 'a', 'a', 99, '2024-01-01', '2024-01-01 00:00:00')",
+        )
+        .unwrap();
+    ::duckdb::Connection::open(&duckdb)
+        .unwrap()
+        .execute_batch(
+            "create table t (id integer primary key, wide decimal(38,31), big bignum, span interval, zoned timetz, note varchar, u uuid, huge hugeint,
+                 day date, made timestamp, seen timestamptz);
+             insert into t values (1, 99, 99, interval 9 days, '01:00:00+00', 'a', uuid(), 99, '2024-01-01', '2024-01-01', '2024-01-01 00:00:00+00')",
+        )
+        .unwrap();
+    let plain = Source::open(&uri("sqlite", &sqlite)).unwrap();
+    let columns = [("n", "numeric"), ("d", "decimal"), ("wide", "decimal(80,2)"), ("untyped", "of no type")];
+    assert_no_keys(&plain, "t", &columns, &["id", "note", "name", "c"], &["day", "at"]);
+    let text = Source::open(&(uri("sqlite", &sqlite) + "?types=text")).unwrap();
+    assert_no_keys(&text, "t", &[("id", "INTEGER"), ("n", "numeric"), ("c", "decimal(9,2)"), ("at", "datetime")], &["note", "name"], &[]);
+    let source = Source::open(&(uri("duckdb", &duckdb) + "?interval_type=text")).unwrap();
+    let columns = [("wide", "DECIMAL(38,31)"), ("big", "BIGNUM"), ("span", "INTERVAL"), ("zoned", "TIME WITH TIME ZONE")];
+    assert_no_keys(&source, "t", &columns, &["id", "note", "u", "huge"], &["day", "made", "seen"]);
 }
 
 #[test]

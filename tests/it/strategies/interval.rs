@@ -219,6 +219,21 @@ fn text_that_is_stored_as_bytes_is_a_key_too() {
 }
 
 #[test]
+fn dates_that_are_stored_as_text_are_keys_beside_text_that_is_stored_as_bytes() {
+    use planetscale_ingest::{MalformedText, ZeroDates};
+    let mut case = Case::new("st_texts", "id int primary key, k datetime(3), note varchar(9)");
+    case.sql("insert into st_texts values (1, '2024-01-01', 'x'), (2, '2024-01-02 00:00:00.5', 'x')");
+    let options = by(Strategy::DeleteInsert).with_incremental_key("k").with_malformed_text(MalformedText::Bytes);
+    let options = options.with_zero_dates(ZeroDates::Text);
+    case.run(&options);
+    case.sql("insert into st_texts values (3, '2024-01-02 00:00:00.501', 'x')");
+    for report in case.run(&options) {
+        assert_eq!(counts(&report), (2, 0, 1));
+    }
+    case.check("select id, k from st_texts order by id", "select id, k from st_texts order by id");
+}
+
+#[test]
 fn an_interval_without_bounds_leaves_out_nulls_only() {
     let mut case = Case::new("st_between", "id int primary key, k int");
     case.sql("insert into st_between values (1, null), (2, 5)");

@@ -3,6 +3,7 @@
 mod interval;
 mod keys;
 mod refused;
+mod stored;
 mod tables;
 mod verify;
 

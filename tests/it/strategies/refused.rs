@@ -106,6 +106,42 @@ fn tables_that_differ_are_refused_by_column_and_stay_as_they_were() {
 }
 
 #[test]
+fn values_that_would_be_stored_in_two_forms_are_refused_by_column() {
+    let mut case = Case::new("st_forms_differ", "k datetime primary key, d decimal(10,2), seen timestamp null, t time, wide decimal(65,2)");
+    let begin = "alter table st_forms_differ modify k datetime, modify d decimal(10,2), modify seen timestamp null, modify t time, modify wide decimal(65,2)";
+    case.sql("insert into st_forms_differ values ('2024-01-01', 1.5, '2024-01-01', '01:00:00', 1), ('2024-01-02', null, null, null, null)");
+    for (column, other, in_both) in [
+        ("k", "datetime(3)", false),
+        ("d", "decimal(10,4)", true),
+        ("seen", "timestamp(6) null", false),
+        ("t", "time(2)", false),
+        ("wide", "decimal(65,0)", true),
+    ] {
+        case.sql(begin);
+        case.run(&by(Strategy::Replace));
+        case.sql(&format!("alter table st_forms_differ modify {column} {other}"));
+        for strategy in [Strategy::Merge, Strategy::DeleteInsert, Strategy::Append] {
+            let options = by(strategy).with_incremental_key("k");
+            let before = case.files.each("select k, d, seen, t, wide from st_forms_differ order by k");
+            let reports = case.reports(&options);
+            assert_eq!(case.files.each("select k, d, seen, t, wide from st_forms_differ order by k"), before, "{column} {strategy}");
+            for (index, mut report) in reports.into_iter().enumerate() {
+                match report.tables.remove(0).state {
+                    TableState::Failed { error } => {
+                        assert!(index == 0 || in_both, "{column} {strategy}: {error}");
+                        assert!(error.contains(&format!("column `st_forms_differ.{column}` ")), "{column} {strategy}: {error}");
+                    }
+                    state => assert!(index == 1 && !in_both && state == TableState::Complete, "{column} {strategy}: {state:?}"),
+                }
+            }
+        }
+        // Nothing of the old form is left then.
+        let report = &case.reports(&by(Strategy::TruncateInsert))[0];
+        assert!(report.is_complete(), "{column}: {report:?}");
+    }
+}
+
+#[test]
 fn a_value_that_is_refused_undoes_the_run() {
     let mut case = Case::new("st_undone", "id int primary key, day date, u bigint unsigned");
     case.sql("insert into st_undone values (1, '2024-01-01', 1), (2, '2024-01-02', 2)");

@@ -82,6 +82,11 @@ fn a_server_that_is_silent_is_given_up_and_one_that_is_ended_is_an_error() {
     // The connection that was kept may be gone too; it is made anew.
     postgres().exec("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'to be ended'");
     assert_eq!(source.tables().unwrap().len(), 1);
+    // Whoever still sends to nobody keeps a lock on the table until it notices that.
+    postgres().exec(
+        "select pg_terminate_backend(pid) from pg_locks join pg_class on pg_class.oid = relation join pg_namespace on pg_namespace.oid = relnamespace \
+         where nspname = 'source_silent' and pid <> pg_backend_pid()",
+    );
     postgres().exec(&format!("set client_min_messages = error; drop schema {SCHEMA} cascade"));
 }
 

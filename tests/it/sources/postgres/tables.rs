@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use planetscale_ingest::{ErrorKind, Source, Table};
+use planetscale_ingest::{ErrorKind, IngestOptions, Source, Strategy, Table};
 
-use crate::sources::{read, refused};
+use crate::sources::{moved, read, refused, uri};
+use crate::support::files::sqlite_rows;
 use crate::support::postgres::postgres;
 
 fn names(tables: &[Table]) -> Vec<&str> {
@@ -56,6 +57,28 @@ fn base_tables_are_listed_with_keys_and_generated_columns_and_read_once() {
     let error = source.rows_of(table).unwrap_err();
     assert_eq!((error.kind(), error.column()), (ErrorKind::Schema, Some("c")), "{error}");
     server.exec("set client_min_messages = error; drop schema source_tables cascade");
+}
+
+#[test]
+fn columns_that_a_key_only_includes_are_none_of_it() {
+    let server = postgres();
+    server.fresh_schema("source_included");
+    server.exec(
+        "set search_path = source_included;
+         create table t (note text not null, b int, a int, primary key (a, b) include (note));
+         insert into t values ('old', 1, 1), ('old', 2, 1)",
+    );
+    let from = server.uri("schema=source_included");
+    assert_eq!(Source::open(&from).unwrap().table("t").unwrap().primary_key(), [2, 1]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("copy.db");
+    let options = IngestOptions::new().with_strategy(Strategy::Merge);
+    moved(&from, &uri("sqlite", &file), &options);
+    server.exec("update source_included.t set note = 'new' where b = 1");
+    moved(&from, &uri("sqlite", &file), &options);
+    let notes = sqlite_rows(&file, "select b || note from t order by 1");
+    assert_eq!(notes, [[Some("1new".to_owned())], [Some("2old".to_owned())]]);
+    server.exec("set client_min_messages = error; drop schema source_included cascade");
 }
 
 #[test]
@@ -118,4 +141,19 @@ fn intervals_are_those_of_all_other_sources() {
         assert_eq!(found, *expected, "{column} from {start:?} to {end:?}");
     }
     server.exec("set client_min_messages = error; drop schema source_intervals cascade");
+}
+
+#[test]
+fn what_is_read_as_text_that_has_another_order_is_no_incremental_key() {
+    let server = postgres();
+    server.fresh_schema("source_printed");
+    server.exec(
+        "set search_path = source_printed; create domain amount as numeric;
+         create table t (id int primary key, n numeric, m amount, wide numeric(80,2), i interval, a inet, v varchar(9), u uuid, day date, at timestamptz);
+         insert into t values (1, 99, 99, 99, '9 days', '9.0.0.1', 'a', '00000000-0000-0000-0000-000000000001', '2024-01-01', '2024-01-01 00:00:00+00');",
+    );
+    let source = Source::open(&server.uri("schema=source_printed")).unwrap();
+    let columns = [("n", "numeric"), ("m", "numeric"), ("wide", "numeric"), ("i", "interval"), ("a", "inet")];
+    crate::sources::assert_no_keys(&source, "t", &columns, &["v", "u"], &["day", "at"]);
+    server.exec("set client_min_messages = error; drop schema source_printed cascade");
 }
