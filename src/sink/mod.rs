@@ -59,9 +59,7 @@ use self::store::{Loading, Merging, Store};
 use crate::batch::{Batch, Values};
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
-use crate::options::SinkOptions;
-#[cfg(feature = "vstream")]
-use crate::options::SourceOptions;
+use crate::options::{SinkOptions, SourceOptions};
 use crate::policy::{Changed, ChangedByName, ChangedValues, OutOfRange, ValueChange, ZeroDates};
 use crate::schema::{Column, ColumnType, Table, TableName};
 use crate::value::DateTime;

@@ -12,7 +12,6 @@ use crate::batch::Batch;
 use crate::change::ChangeBatch;
 use crate::ingest::Strategy;
 use crate::interval::{BoundValue, Interval};
-#[cfg(feature = "vstream")]
 use crate::options::SourceOptions;
 use crate::policy::{ChangedValues, OutOfRange, ZeroDates};
 use crate::schema::{Column, Table, TableName};

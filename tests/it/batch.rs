@@ -12,12 +12,11 @@ use planetscale_ingest::{
     ingest,
 };
 
-use crate::network::Network;
 #[cfg(feature = "duckdb")]
 use crate::support::files::duckdb_rows;
 use crate::support::files::{Files, connected, printed, sqlite_rows};
 use crate::support::names::{NAMES, at_source, columns, create, in_commerce, in_mysql, in_sql};
-use crate::support::proxy::{Fault, Way};
+use crate::support::proxy::{Fault, Proxy, Way};
 use crate::support::servers::{Server, mysql, route, unroute, vitess, vitess_secure};
 
 /// The values of the first table that a policy has changed, by column.
@@ -300,9 +299,8 @@ fn a_killed_run_leaves_the_old_table_and_the_next_run_clears_up() {
         copied(&server.uri("commerce"), &uri, "killed_run");
         conn.query_drop("insert into killed_run values (0, 'new')").unwrap();
         // It cannot end by itself: nothing more comes after a third.
-        let network = Network::to(server);
-        network.mysql.set(|_, _| Fault::Stall { way: Way::FromServer, after: 5_000_000 });
-        let through = network.through(&server.uri("commerce"));
+        let proxy = Proxy::start((&server.mysql_host, server.mysql_port), |_, _| Fault::Stall { way: Way::FromServer, after: 5_000_000 });
+        let through = server.uri("commerce").replacen(&format!(":{}/", server.mysql_port), &format!(":{}/", proxy.port), 1);
         let arguments = ["--source-uri", &through, "--dest-uri", &uri, "--source-table", "killed_run", "--progress", "json"];
         let mut child = Command::new(&program).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         // The first line comes when the first of a dozen batches was written.

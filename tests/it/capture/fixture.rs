@@ -11,6 +11,7 @@ use mysql::prelude::Queryable;
 use planetscale_ingest::{Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
 
+use crate::support::quick_folder;
 use crate::support::servers::{Server, claim, once_tablets_know, route};
 
 /// Purging binary logs takes the positions of all tests that run at the time.
@@ -221,14 +222,6 @@ pub fn source_rows(conn: &mut Conn, table: &str) -> Rows {
     let rows: Vec<Row> = conn.query(format!("select id, name, cast(amount as char), note, cast(happened as char) from `{table}`")).unwrap();
     conn.query_drop("set workload = 'oltp'").unwrap();
     rows.into_iter().map(|(id, name, amount, note, happened)| (id, vec![name, amount, note, happened])).collect()
-}
-
-/// A folder in memory where there is such a place.
-pub fn quick_folder() -> TempDir {
-    match Path::new("/dev/shm") {
-        shm if shm.is_dir() => tempfile::tempdir_in(shm).or_else(|_| tempfile::tempdir()).unwrap(),
-        _ => tempfile::tempdir().unwrap(),
-    }
 }
 
 /// A destination in a folder of its own.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use planetscale_ingest::{Cancel, Error, IngestOptions, Report, Sink, Source, TableState, ingest};
 use tempfile::TempDir;
 
-use crate::capture::fixture::quick_folder;
+use crate::support::quick_folder;
 use crate::vtgate::events::{Shard, all_copied, column, key, row};
 use crate::vtgate::mysql::{self, Answer};
 use crate::vtgate::proto::{Field, RowChange, ShardGtid, VEvent, VStreamRequest};

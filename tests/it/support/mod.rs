@@ -19,3 +19,12 @@ pub fn program(name: &str) -> std::path::PathBuf {
     assert!(file.exists(), "{} is not there: `cargo build --examples` makes it", file.display());
     file
 }
+
+/// A folder in memory where there is such a place: to write a disk's cache out takes as long as others are writing.
+#[cfg(feature = "vstream")]
+pub fn quick_folder() -> tempfile::TempDir {
+    match std::path::Path::new("/dev/shm") {
+        shm if shm.is_dir() => tempfile::tempdir_in(shm).or_else(|_| tempfile::tempdir()).unwrap(),
+        _ => tempfile::tempdir().unwrap(),
+    }
+}
