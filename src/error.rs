@@ -22,6 +22,8 @@ struct Inner {
     shard: Option<String>,
     position: Option<String>,
     cause: Option<Cause>,
+    /// It is about more than its table: another run writes to the destination.
+    is_of_run: bool,
 }
 
 /// What a caller would branch on.
@@ -85,7 +87,16 @@ pub enum PositionFault {
 #[allow(dead_code, reason = "some constructors and places serve only some features")]
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), table: None, column: None, shard: None, position: None, cause: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            table: None,
+            column: None,
+            shard: None,
+            position: None,
+            cause: None,
+            is_of_run: false,
+        }))
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
@@ -114,6 +125,17 @@ impl Error {
     pub(crate) fn with_table(mut self, table: impl fmt::Display) -> Self {
         self.0.table.get_or_insert_with(|| table.to_string());
         self
+    }
+
+    /// Says that the whole run is to end, and not the work on one table.
+    #[must_use]
+    pub(crate) fn of_run(mut self) -> Self {
+        self.0.is_of_run = true;
+        self
+    }
+
+    pub(crate) fn is_of_run(&self) -> bool {
+        self.0.is_of_run
     }
 
     #[must_use]

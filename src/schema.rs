@@ -278,7 +278,8 @@ impl Column {
     }
 
     pub(crate) fn key_prefix(&self) -> Option<u32> {
-        self.key_prefix.filter(|_| !self.text_as_bytes)
+        // A letter has four bytes at most, so that these tell apart what the letters do.
+        self.key_prefix.map(|letters| if self.text_as_bytes { letters.saturating_mul(4) } else { letters })
     }
 
     /// The type as MySQL declares it, which tells more than [`ColumnType`] does: `CHAR` from `VARCHAR`, `TEXT` from `LONGTEXT`.

@@ -56,37 +56,38 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     let mut accounts = accounts(source, sink, options)?;
     let deletes = if options.hard_delete() { Deletes::Hard } else { Deletes::Soft };
     let cancel = options.cancel().child();
+    let mut notes = Vec::new();
     let (changes, mut merge) = loop {
-        let (request, mut notes) = resume(sink, &mut accounts, options)?;
+        let request = resume(sink, &mut accounts, options, &mut notes)?;
         let changes = Changes::start(source, request, cancel.clone())?;
-        notes.extend(changes.notes().map(|(table, note)| (table.to_owned(), note.to_owned())));
+        for (table, note) in changes.notes() {
+            note_once(&mut notes, table, note);
+        }
         // Nothing is written before every position has been judged.
         let mut merge = sink.merge(deletes)?;
         let mut refused = None;
         for table in changes.tables() {
             let Some(account) = accounts.iter_mut().find(|account| account.table.name() == table.name()) else { continue };
-            if let Err(error) = merge.add_table(table, &account.target, options.full_refresh()) {
-                // Two runs at once are not to share the tables among them.
-                if !is_of_one_table(&error) || error.kind() == ErrorKind::Conflict {
-                    return Err(error);
+            match merge.add_table(table, &account.target, options.full_refresh()) {
+                Ok(()) => {}
+                Err(error) if is_of_one_table(&error) => {
+                    account.fail(&error);
+                    refused = Some(error);
                 }
-                account.fail(&error);
-                refused = Some(error);
-                break;
+                Err(error) => return Err(error),
             }
         }
-        let Some(error) = refused else {
-            for account in &mut accounts {
-                let own = notes.iter().filter(|(table, _)| table == account.table.name());
-                account.report.notes.extend(own.map(|(_, note)| note.clone()));
-            }
-            break (changes, merge);
-        };
-        // The stream is made anew, without a table that nobody takes the changes of.
-        if accounts.iter().all(Account::is_failed) {
-            return Err(error);
+        match refused {
+            None => break (changes, merge),
+            Some(error) if accounts.iter().all(Account::is_failed) => return Err(error),
+            // The stream is made anew, without the tables that nobody takes the changes of.
+            Some(_) => {}
         }
     };
+    for account in &mut accounts {
+        let own = notes.iter().filter(|(table, _)| table == account.table.name());
+        account.report.notes.extend(own.map(|(_, note)| note.clone()));
+    }
     let held_at_most = match source.options().capture().map(CaptureOptions::mode) {
         Some(CaptureMode::Stream) => HELD_IN_STREAM,
         _ => HELD_IN_BATCH,
@@ -117,10 +118,16 @@ pub(super) fn capture(source: &Source, sink: &mut Sink, options: &IngestOptions,
     Ok(report)
 }
 
-/// Where the tables stand that have not failed, and what is to be said of them, by their names at the source.
-fn resume(sink: &mut Sink, accounts: &mut [Account], options: &IngestOptions) -> Result<(CaptureRequest, Vec<(String, String)>)> {
+/// Adds what is to be said of a table. What was said at an attempt before counts: that may have been acted upon.
+fn note_once(notes: &mut Vec<(String, String)>, table: &str, note: &str) {
+    if !notes.iter().any(|(of, said)| of == table && said == note) {
+        notes.push((table.to_owned(), note.to_owned()));
+    }
+}
+
+/// Where the tables stand that have not failed; what is to be said of them goes to `notes`, with their names at the source.
+fn resume(sink: &mut Sink, accounts: &mut [Account], options: &IngestOptions, notes: &mut Vec<(String, String)>) -> Result<CaptureRequest> {
     let mut request = CaptureRequest::new().with_malformed_text(options.malformed_text());
-    let mut notes = Vec::new();
     let mut refused = None;
     for account in accounts.iter_mut().filter(|account| !account.is_failed()) {
         let table = account.table.name();
@@ -128,7 +135,9 @@ fn resume(sink: &mut Sink, accounts: &mut [Account], options: &IngestOptions) ->
             true => None,
             false => match sink.resume(&account.target, table) {
                 Ok((stored, note)) => {
-                    notes.extend(note.map(|note| (table.to_owned(), note)));
+                    if let Some(note) = note {
+                        note_once(notes, table, &note);
+                    }
                     stored
                 }
                 Err(error) if !is_of_one_table(&error) => return Err(error),
@@ -143,13 +152,15 @@ fn resume(sink: &mut Sink, accounts: &mut [Account], options: &IngestOptions) ->
     }
     match refused {
         Some(error) if accounts.iter().all(Account::is_failed) => Err(error),
-        _ => Ok((request, notes)),
+        _ => Ok(request),
     }
 }
 
-/// Whether other tables can be captured all the same: what is wrong is not the destination itself.
+/// Whether other tables can be captured all the same: what is wrong is neither the destination itself, nor that another run writes there, with which this
+/// one is not to share the tables.
 fn is_of_one_table(error: &Error) -> bool {
-    !error.is_transient() && !matches!(error.kind(), ErrorKind::Sink | ErrorKind::Cancelled | ErrorKind::Auth | ErrorKind::Tls)
+    let is_of_all = matches!(error.kind(), ErrorKind::Sink | ErrorKind::Cancelled | ErrorKind::Auth | ErrorKind::Tls);
+    !error.is_transient() && !is_of_all && !error.is_of_run()
 }
 
 fn check(options: &IngestOptions) -> Result<()> {

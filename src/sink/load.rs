@@ -228,6 +228,9 @@ fn compare(destination: &dyn Destination, name: &TableName, table: &Table, store
     Ok(())
 }
 
+/// In how many rows of a stored table a value is looked for.
+const LOOKED_AT: usize = 100_000;
+
 /// Refuses a stored table in whose columns of text numbers or moments have more or fewer digits after the point than those that come: the same value would
 /// be there in two forms, and none would be found by the other.
 fn require_same_forms(destination: &mut dyn Destination, name: &TableName, table: &Table) -> Result<()> {
@@ -244,13 +247,19 @@ fn require_same_forms(destination: &mut dyn Destination, name: &TableName, table
     if columns.is_empty() {
         return Ok(());
     }
-    // One value tells: a run never leaves two forms in a column.
+    // One value tells: a run never leaves two forms in a column. It is not looked for in all of a large table, where there may be none.
     let from = qualified(name);
-    let any = |(column, _): &(&Column, usize)| format!("(SELECT {0} FROM {from} WHERE {0} IS NOT NULL LIMIT 1)", quoted(column.name()));
+    let any = |(column, _): &(&Column, usize)| {
+        format!("(SELECT {0} FROM (SELECT {0} FROM {from} LIMIT {LOOKED_AT}) WHERE {0} IS NOT NULL LIMIT 1)", quoted(column.name()))
+    };
     let sql = format!("SELECT {}", columns.iter().map(any).collect::<Vec<_>>().join(", "));
     for ((column, expected), stored) in columns.into_iter().zip(destination.query_text(&sql)?.into_iter().flatten()) {
         let Some(stored) = stored else { continue };
-        let found = stored.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let fraction = stored.split_once('.').map_or("", |(_, fraction)| fraction);
+        if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+            continue;
+        }
+        let found = fraction.len();
         if found != expected {
             let message = format!(
                 "column `{name}.{}` has values with {found} digits after the point in the destination, but is {} at the source, of which {expected} are \

@@ -530,7 +530,7 @@ pub(super) fn interfered(name: &TableName) -> Error {
          let one run write at a time",
         checkpoint::CHECKPOINT_TABLE
     );
-    Error::new(ErrorKind::Conflict, message).with_table(name)
+    Error::new(ErrorKind::Conflict, message).with_table(name).of_run()
 }
 
 /// Makes a table that is not there.

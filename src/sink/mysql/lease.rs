@@ -58,7 +58,7 @@ impl Lease {
             Ok(rows) if rows.first().and_then(|row| row.first()) == Some(&Some(b"1".to_vec())) => {}
             Ok(_) => {
                 let message = format!("`{table}` is in use by another run: one can write at a time, so wait for its end, or end it");
-                return Err(Error::new(ErrorKind::Conflict, message).with_table(table));
+                return Err(Error::new(ErrorKind::Conflict, message).with_table(table).of_run());
             }
             Err(failure) => {
                 // What the checkpoints say is compared before each commit nevertheless.
@@ -101,7 +101,7 @@ impl Lease {
         }
         let message =
             format!("the connection that holds locks in database `{}` broke, and another run may have begun: run again", self.database);
-        Err(Error::new(ErrorKind::Conflict, message))
+        Err(Error::new(ErrorKind::Conflict, message).of_run())
     }
 }
 

@@ -74,6 +74,9 @@ impl<'a> MySqlLoad<'a> {
         let stored = match existing {
             Some(stored) => stored,
             None => {
+                if plan.strategy == Strategy::Merge {
+                    types::require_indexable_key(table)?;
+                }
                 if let Made::Refused(error) = store.make(name, table, Purpose::Load)? {
                     return Err(error);
                 }
@@ -371,7 +374,7 @@ impl MySql {
     }
 
     /// Rows that are deleted and stored again would take those with them that refer to them. Where all rows of the table go, its own do so in any case.
-    fn require_no_cascades(&mut self, name: &TableName, is_of_all: bool) -> Result<()> {
+    pub(super) fn require_no_cascades(&mut self, name: &TableName, is_of_all: bool) -> Result<()> {
         let found = self.references(name)?;
         let changes =
             |(table, rule): &&(String, String)| matches!(rule.as_str(), "CASCADE" | "SET NULL") && !(is_of_all && is_same(table, name));
@@ -387,7 +390,8 @@ impl MySql {
     fn references(&mut self, name: &TableName) -> Result<Vec<(String, String)>> {
         let schema = name.schema().map_or_else(|| "database()".to_owned(), literal);
         let sql = format!(
-            "SELECT table_name, delete_rule FROM information_schema.referential_constraints \
+            "SELECT IF(constraint_schema = {schema}, table_name, concat(constraint_schema, '.', table_name)), delete_rule \
+             FROM information_schema.referential_constraints \
              WHERE unique_constraint_schema = {schema} AND referenced_table_name = {}",
             literal(name.name())
         );

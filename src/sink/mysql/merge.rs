@@ -21,7 +21,7 @@ use super::checkpoint::{self, Looked, Notice, Writer};
 use super::rows::{Apply, Progress, not_there};
 use super::session::{Failure, Fault, pause};
 use super::target::{Shape, Target, Told, captured_table, columns_while, steps};
-use super::types::Purpose;
+use super::types::{self, Purpose};
 use super::{Made, MySql, beside};
 use crate::change::{Change, ChangeBatch, Checkpoint};
 use crate::policy::ChangedValues;
@@ -125,7 +125,6 @@ impl Merging for MySqlMerge<'_> {
             true => self.rebuild(table.name(), name, &stored),
             false => self.take_up(table.name(), name, &stored),
         };
-        let target = target.and_then(|target| target.shape.found.require_whole_key(name, &stored).map(|()| target));
         let target = target.map_err(|error| error.with_table(name))?;
         self.targets.insert(table.name().to_owned(), target);
         Ok(())
@@ -214,6 +213,7 @@ impl Merging for MySqlMerge<'_> {
 impl MySqlMerge<'_> {
     /// Makes a table that is not there.
     fn make(&mut self, name: &TableName, stored: &Arc<Table>) -> Result<Target> {
+        types::require_indexable_key(stored)?;
         checkpoint::remove(&mut self.store.session, name)?;
         if let Made::Refused(error) = self.store.make(name, stored, Purpose::Capture)? {
             return Err(error);
@@ -257,6 +257,7 @@ impl MySqlMerge<'_> {
 
     /// Makes the table beside the old one; the reason if the server lets nobody do so.
     fn build(&mut self, name: &TableName, stored: &Arc<Table>) -> Result<Result<Target, Error>> {
+        types::require_indexable_key(stored)?;
         let building = beside(name, "new");
         // Before the table, so that it never seems to be that of the new one.
         checkpoint::remove(&mut self.store.session, &building)?;
@@ -271,6 +272,7 @@ impl MySqlMerge<'_> {
 
     /// Deletes what a table holds, and its position first.
     fn emptied(&mut self, source_table: &str, target: Target) -> Result<Target> {
+        self.store.require_no_cascades(&target.name, true)?;
         let now = now_text();
         let writer = Writer { run: &self.run, now: &now };
         checkpoint::run(&mut self.store.session, &writer.forget(&target.name, source_table))?;

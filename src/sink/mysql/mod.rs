@@ -30,6 +30,7 @@ mod types;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::chunk::Limits;
@@ -176,10 +177,13 @@ impl MySql {
         if let Some(route) = route {
             let keyspace = self.keyspace();
             for _ in 0..ROUTE_ATTEMPTS {
-                if self.session.wait_until_known_for(ROUTE_PAUSE, &sql, attempted).is_ok()
-                    && table::vindex_columns(&mut self.session, &keyspace, name)?.is_some()
-                {
-                    return Ok(());
+                let until = Instant::now() + ROUTE_PAUSE;
+                while Instant::now() < until {
+                    let knows = self.session.wait_until_known_for(ROUTE_PAUSE, &sql, attempted).is_ok();
+                    if knows && matches!(table::vindex_columns(&mut self.session, &keyspace, name), Ok(Some(_))) {
+                        return Ok(());
+                    }
+                    thread::sleep(KNOWN_PAUSE);
                 }
                 // Where it is not lost, the server says that it is there.
                 self.tell_vtgate(route, attempted).map_err(|failure| failure.error.with_table(name))?;
@@ -235,6 +239,7 @@ impl MySql {
 }
 
 /// How long vtgate may take to know of a table that it was told of, before it is told again, and how often.
+const KNOWN_PAUSE: Duration = Duration::from_millis(50);
 const ROUTE_PAUSE: Duration = Duration::from_secs(5);
 const ROUTE_ATTEMPTS: usize = 4;
 
@@ -300,10 +305,11 @@ impl Store for MySql {
     fn is_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<bool> {
         let keyspace = self.keyspace();
         let is_same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
-        if source.place() != SourcePlace::MySql
-            || !is_same(name.schema().unwrap_or(&keyspace), keyspace_of(source))
-            || !is_same(name.name(), table)
-        {
+        let (schema, source_schema) = (name.schema().unwrap_or(&keyspace), keyspace_of(source));
+        if source.place() != SourcePlace::MySql || !is_same(schema, source_schema) || !is_same(name.name(), table) {
+            return Ok(false);
+        }
+        if (schema, name.name()) != (source_schema, table) && table::regards_case(&mut self.session) {
             return Ok(false);
         }
         let own = self.server();
@@ -367,11 +373,11 @@ impl Store for MySql {
 /// Whether two addresses are those of one server: hosts have many names, but a lock is seen by all who are connected to it.
 fn is_one_server(own: &SourceOptions, source: &SourceOptions) -> Result<bool> {
     let probe = literal(&format!("ingest:same:{:016x}", RandomState::new().hash_one(source.port())));
-    let mut there = Session::open(source)?;
-    let mut here = Session::open(own)?;
-    let holder = here.query(&format!("SELECT GET_LOCK({probe}, 0)")).and_then(|_| there.query(&format!("SELECT IS_USED_LOCK({probe})")));
     // With its connection the lock is given back.
-    drop(here);
+    let holder = Session::open(own).and_then(|mut here| {
+        here.query(&format!("SELECT GET_LOCK({probe}, 0)"))?;
+        Session::open(source)?.query(&format!("SELECT IS_USED_LOCK({probe})"))
+    });
     match holder {
         Ok(rows) => Ok(rows.into_iter().flatten().flatten().next().is_some()),
         Err(refusal) => {

@@ -199,7 +199,7 @@ pub(super) fn look_up(session: &mut Session, name: &TableName) -> Result<Option<
     Ok(Some(DestTable { columns: columns.into_iter().map(|(_, column)| column).collect(), unique, vindex_columns: Vec::new() }))
 }
 
-fn regards_case(session: &mut Session) -> bool {
+pub(super) fn regards_case(session: &mut Session) -> bool {
     let said = session.query("SELECT @@lower_case_table_names");
     said.ok().and_then(|rows| rows.into_iter().flatten().flatten().next()).is_none_or(|value| value == "0")
 }

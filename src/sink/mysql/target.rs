@@ -114,6 +114,7 @@ impl Shape {
             );
             return Err(Error::new(ErrorKind::Conflict, message));
         }
+        found.require_whole_key(name, stored)?;
         if let Some(other) = other_key(&found, stored) {
             let message = format!(
                 "`{name}` in the destination has another unique key, `{other}`: rows that are marked as deleted, and rows that exchange \

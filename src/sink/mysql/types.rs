@@ -4,6 +4,7 @@ use super::encode::{Bounds, literal};
 use super::table::DestColumn;
 use crate::schema::{Column, ColumnType, Table};
 use crate::server::quoted;
+use crate::{Error, ErrorKind};
 
 /// What a table is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,14 +42,35 @@ pub(super) fn create_table(name: &str, table: &Table, purpose: Purpose) -> Strin
     format!("CREATE TABLE {name} ({}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4", parts.join(", "))
 }
 
+/// Refuses a table whose key MySQL could only be given of the beginnings of its values, where the source's own is of all of them.
+///
+/// # Errors
+/// `Unsupported`, with the column.
+pub(super) fn require_indexable_key(table: &Table) -> crate::Result<()> {
+    for &index in table.primary_key() {
+        let column = &table.columns()[index];
+        if column.key_prefix().is_none() && is_prefixed(&declared(column, true, false)) {
+            let message = format!(
+                "column `{}` is {} in the key: MySQL could only have a key of the beginning of it, to which rows that are two at the source would be one",
+                column.name(),
+                column.column_type()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message).with_table(table.name()).with_column(column.name()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a column so declared can be in a key with the beginnings of its values only.
+fn is_prefixed(declared: &str) -> bool {
+    let name = declared.split([' ', '(']).next().unwrap_or_default();
+    name.ends_with("text") || name.ends_with("blob")
+}
+
 /// Columns of a key, those with the beginning of their values that cannot be indexed whole.
 fn key_parts(columns: &[&Column]) -> Vec<String> {
     let declared: Vec<String> = columns.iter().map(|column| declared(column, true, false)).collect();
-    let is_prefixed = |declared: &&String| {
-        let name = declared.split([' ', '(']).next().unwrap_or_default();
-        name.ends_with("text") || name.ends_with("blob")
-    };
-    let is_cut = |column: &Column, declared: &String| column.key_prefix().is_none() && is_prefixed(&declared);
+    let is_cut = |column: &Column, declared: &String| column.key_prefix().is_none() && is_prefixed(declared);
     let pairs = || columns.iter().zip(&declared);
     let cut = pairs().filter(|(column, declared)| is_cut(column, declared)).count();
     let others: usize = pairs().filter(|(column, declared)| !is_cut(column, declared)).map(|(column, _)| key_bytes(column)).sum();
@@ -56,7 +78,7 @@ fn key_parts(columns: &[&Column]) -> Vec<String> {
         let name = quoted(column.name());
         match column.key_prefix() {
             Some(prefix) => format!("{name}({prefix})"),
-            None if is_prefixed(&declared) => {
+            None if is_prefixed(declared) => {
                 let bytes = LONGEST_KEY.saturating_sub(others) / cut.max(1);
                 format!("{name}({})", (bytes / widest_letter(column.collation())).max(1))
             }

@@ -454,7 +454,7 @@ impl<'a> Changes<'a> {
 
     /// Whether the server has a table, which its tablets may not have noticed yet.
     fn is_there(&self, table: &Table) -> bool {
-        self.source.table_unless(table.name(), &self.cancel).is_ok()
+        !matches!(self.source.table_unless(table.name(), &self.cancel), Err(error) if error.kind() == ErrorKind::Schema)
     }
 
     /// Names the shards of the position and those that serve, where vtgate names one at most.

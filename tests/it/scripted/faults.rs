@@ -199,7 +199,7 @@ fn a_table_that_its_tablet_has_not_noticed_yet_is_waited_for() {
     let error = Destination::new().capture(&uri(&server, "&retry_timeout=2s")).unwrap_err();
     let said = format!("{error:#}");
     assert!(said.contains("for 2s (`retry_timeout`)") && said.contains("knows no such table"), "{said}");
-    assert!(server.requests().len() > 3, "{}", server.requests().len());
+    assert!(server.requests().len() > 1, "{}", server.requests().len());
 }
 
 #[test]

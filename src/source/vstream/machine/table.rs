@@ -56,6 +56,7 @@ pub(super) enum Following {
 pub(super) const MISLABELLED: &str = "its columns were moved, and the server reads older changes by the new ones";
 
 /// Why a table is copied anew in which values may look otherwise now.
+const OTHER_BYTES: &str = "text that is stored as bytes was declared anew, which can give all of it other bytes";
 const DECLARED_ANEW: &str = "one of its columns was declared anew, which can change the digits or the length of all its values";
 
 /// Why a table is copied anew of whose older changes the tablet knows the values no more.
@@ -152,8 +153,6 @@ impl TableState {
             Alteration::Modify { column, definition, .. } => self.table.column(column).is_some_and(|column| {
                 definition.is_generated()
                     || definition.is_any(&["binary", "bit", "datetime", "timestamp", "float", "double", "real", "json"])
-                    // Of text that is read as bytes, those of another character set are others.
-                    || column.is_text_as_bytes()
                     || matches!(
                         column.column_type(),
                         ColumnType::Decimal { .. }
@@ -166,9 +165,17 @@ impl TableState {
                             | ColumnType::Binary { fixed: Some(_) }
                     )
             }),
+            _ => false,
+        };
+        // The statement need not name a character set to change it: that of the table is taken then.
+        let other_bytes = |alteration: &Alteration| match alteration {
+            Alteration::Modify { column, .. } => self.table.column(column).is_some_and(Column::is_text_as_bytes),
             Alteration::Convert => self.table.columns().iter().any(Column::is_text_as_bytes),
             _ => false,
         };
+        if alterations.iter().any(other_bytes) {
+            return Some(Effect::Recopy(OTHER_BYTES));
+        }
         if becomes_char || alterations.iter().any(is_rewritten) {
             return Some(Effect::Recopy(DECLARED_ANEW));
         }

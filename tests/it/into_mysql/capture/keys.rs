@@ -108,3 +108,40 @@ fn keys_of_several_columns_are_merged() {
         }
     }
 }
+
+/// Such a key takes texts that begin alike for one. It is refused before anything changes, and a full refresh makes another.
+#[test]
+fn keys_of_the_beginnings_of_texts_are_refused_and_made_anew() {
+    let _logs = binary_logs_stay();
+    for place in ALL {
+        let table = format!("captured_cut_{}", place.database);
+        let copy = format!("{table}_there");
+        let mut conn = create_with(vitess(), "commerce", &table, "id varchar(60) collate utf8mb4_0900_bin not null primary key, v int");
+        run(&mut conn, &format!("insert into {table} values ('abc1', 1), ('abc2', 2), ('b', 3)"));
+        let mut there = place.conn();
+        claim((place.server)(), place.database, &copy);
+        forget(&mut there, &copy);
+        let ours = "_cdc_lsn mediumtext collate ascii_bin, _cdc_deleted tinyint(1), _cdc_synced_at datetime(6)";
+        let columns = format!("id varchar(60) collate utf8mb4_0900_bin not null, v int, {ours}, primary key (id(3))");
+        run(&mut there, &format!("create table {copy} ({columns})"));
+        let options = IngestOptions::new().with_tables([&table]).with_dest_table(TableName::new(&copy));
+        let error = capture(&place.uri(), &options).unwrap_err().to_string();
+        assert!(error.contains("is of the beginning of `id` only"), "{}: {error}", place.name);
+        complete(capture(&place.uri(), &options.clone().with_full_refresh(true)), place);
+        run(&mut conn, &format!("update {table} set v = v + 10 where id <> 'b'"));
+        run(&mut conn, &format!("delete from {table} where id = 'b'"));
+        complete(capture(&place.uri(), &options), place);
+        let mut found = printed(&mut there, &format!("select id, v from {copy} where not _cdc_deleted"));
+        found.sort();
+        let rows = [("abc1", "11"), ("abc2", "12")].map(|(id, v)| vec![Some(id.to_owned()), Some(v.to_owned())]);
+        assert_eq!(found, rows, "{}", place.name);
+        // A text that can only be in a key with its beginning is none that rows are told apart by.
+        forget(&mut there, &copy);
+        run(&mut conn, &format!("alter table {table} modify id text collate utf8mb4_0900_bin not null, drop primary key"));
+        let named = options.with_primary_key(["id"]);
+        let error = capture(&place.uri(), &named).unwrap_err().to_string();
+        assert!(error.contains("could only have a key of the beginning of it"), "{}: {error}", place.name);
+        assert!(!place.tables().contains(&copy), "{}", place.name);
+        run(&mut conn, &format!("drop table {table}"));
+    }
+}
