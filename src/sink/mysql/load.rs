@@ -7,7 +7,7 @@ use super::chunk::Gatherer;
 use super::encode::{Bounds, literal};
 use super::pool::{Finished, Pool, Writing};
 use super::session::Fault;
-use super::table::{DestTable, look_up, qualified};
+use super::table::{DestTable, look_up, qualified, same};
 use super::target::other_key;
 use super::types::{self, Purpose};
 use super::{Made, MySql, beside, document, infile};
@@ -157,7 +157,7 @@ impl<'a> MySqlLoad<'a> {
         let list: Vec<String> = key_names.iter().map(|name| quoted(name)).collect();
         let tuple = if list.len() == 1 { list.concat() } else { format!("({})", list.join(", ")) };
         // A row with another value of a vindex lies in another shard, where no key tells of it.
-        let is_key = |name: &String| key_names.iter().any(|key| key.to_lowercase() == name.to_lowercase());
+        let is_key = |name: &String| key_names.iter().any(|key| same(key, name));
         let moves = !stored.vindex_columns.iter().all(is_key);
         let needs_count = is_merge || (has_key && staging.is_none());
         let writing = Writing {
@@ -322,7 +322,7 @@ pub(super) fn matching(name: &TableName, table: &Table, stored: &DestTable, zero
 
 /// What makes rows with a key that is there take its place: all columns but those that say where the row lies.
 fn upsert_suffix(table: &Table, columns: &[(usize, Bounds)], stored: &DestTable) -> String {
-    let is_of_vindex = |name: &str| stored.vindex_columns.iter().any(|column| column.to_lowercase() == name.to_lowercase());
+    let is_of_vindex = |name: &str| stored.vindex_columns.iter().any(|column| same(column, name));
     let set: Vec<String> = columns
         .iter()
         .filter(|(index, _)| !table.primary_key().contains(index) && !is_of_vindex(table.columns()[*index].name()))
@@ -345,10 +345,6 @@ pub(super) fn key_columns(stored: &DestTable) -> Vec<Column> {
     found.filter_map(|column| Some(Column::new(&column.name, column.column_type.clone()?, false))).collect()
 }
 
-fn is_same(table: &str, name: &TableName) -> bool {
-    table.to_lowercase() == name.name().to_lowercase()
-}
-
 impl MySql {
     /// Another keyspace may be spread in another way, of which nothing is known here.
     fn require_keyspace(&self, name: &TableName) -> Result<()> {
@@ -367,7 +363,7 @@ impl MySql {
     /// Foreign keys of other tables would follow the old table, and keep it from being dropped.
     pub(super) fn require_no_references(&mut self, name: &TableName) -> Result<()> {
         let found = self.references(name)?;
-        let Some((other, _)) = found.iter().find(|(table, _)| !is_same(table, name)) else { return Ok(()) };
+        let Some((other, _)) = found.iter().find(|(table, _)| !same(table, name.name())) else { return Ok(()) };
         let message =
             format!("foreign keys of `{other}` refer to `{name}`, so it cannot be replaced by another table: choose `merge`, or drop them");
         Err(Error::new(ErrorKind::Conflict, message))
@@ -377,7 +373,7 @@ impl MySql {
     pub(super) fn require_no_cascades(&mut self, name: &TableName, is_of_all: bool) -> Result<()> {
         let found = self.references(name)?;
         let changes =
-            |(table, rule): &&(String, String)| matches!(rule.as_str(), "CASCADE" | "SET NULL") && !(is_of_all && is_same(table, name));
+            |(table, rule): &&(String, String)| matches!(rule.as_str(), "CASCADE" | "SET NULL") && !(is_of_all && same(table, name.name()));
         let Some((other, rule)) = found.iter().find(changes) else { return Ok(()) };
         let message = format!(
             "a foreign key of `{other}` refers to `{name}` with ON DELETE {rule}: to delete rows and store them again would change `{other}` too: \

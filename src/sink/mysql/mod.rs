@@ -37,7 +37,7 @@ use self::chunk::Limits;
 use self::encode::literal;
 use self::lease::Lease;
 use self::session::{Failure, Fault, Session};
-use self::table::{DestTable, qualified};
+use self::table::{DestTable, qualified, same};
 use self::types::Purpose;
 use super::checkpoint::StoredPosition;
 use super::store::{Highest, LoadPlan, Loading, Merging, Store};
@@ -304,16 +304,15 @@ impl Store for MySql {
 
     fn is_source(&mut self, name: &TableName, table: &str, source: &SourceOptions) -> Result<bool> {
         let keyspace = self.keyspace();
-        let is_same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
         let (schema, source_schema) = (name.schema().unwrap_or(&keyspace), keyspace_of(source));
-        if source.place() != SourcePlace::MySql || !is_same(schema, source_schema) || !is_same(name.name(), table) {
+        if source.place() != SourcePlace::MySql || !same(schema, source_schema) || !same(name.name(), table) {
             return Ok(false);
         }
         if (schema, name.name()) != (source_schema, table) && table::regards_case(&mut self.session) {
             return Ok(false);
         }
         let own = self.server();
-        if own.port() == source.port() && is_same(own.host(), source.host()) {
+        if own.port() == source.port() && same(own.host(), source.host()) {
             return Ok(true);
         }
         let server = (source.host().to_lowercase(), source.port());

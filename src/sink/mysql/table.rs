@@ -132,7 +132,8 @@ impl DestTable {
     }
 }
 
-fn same(one: &str, other: &str) -> bool {
+/// Whether two names are one without regard to case, as those of columns are to MySQL.
+pub(super) fn same(one: &str, other: &str) -> bool {
     one.to_lowercase() == other.to_lowercase()
 }
 

@@ -7,7 +7,7 @@ use super::checkpoint::own_columns;
 use super::encode::{Bounds, literal};
 use super::load::matching;
 use super::session::Fault;
-use super::table::{DestColumn, DestTable, qualified};
+use super::table::{DestColumn, DestTable, qualified, same};
 use super::types;
 use super::{MySql, is_loose};
 use crate::change::{DELETED_COLUMN, LSN_COLUMN, SYNCED_AT_COLUMN, bookkeeping_columns};
@@ -164,10 +164,6 @@ impl Shape {
         let set = set.chain([lsn.clone()]).map(|name| format!("{name} = IF(VALUES({lsn}) < {lsn}, {name}, VALUES({name}))"));
         format!(" ON DUPLICATE KEY UPDATE {}", set.collect::<Vec<_>>().join(", "))
     }
-}
-
-fn same(one: &str, other: &str) -> bool {
-    one.to_lowercase() == other.to_lowercase()
 }
 
 /// A unique key beside that of the source by which two rows could meet.
